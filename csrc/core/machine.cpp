@@ -1,0 +1,94 @@
+// Processor features through cpuid/xgetbv (x86) or the auxiliary vector (Arm); cache sizes through sysfs.
+#include "core/machine.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <string>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+namespace pyhpc {
+namespace {
+
+#if defined(__x86_64__)
+uint64_t saved_register_state() {
+  uint32_t low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (static_cast<uint64_t>(high) << 32) | low;
+}
+
+const char* x86_refusal(bool want_avx512) {
+  uint32_t a, b, c, d, b7 = 0, unused;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return "the processor has no cpuid leaf 1";
+  const bool osxsave = c & bit_OSXSAVE, avx = c & bit_AVX, fma = c & bit_FMA, f16c = c & bit_F16C;
+  if (!osxsave || !avx) return "the processor or the operating system has no AVX";
+  __get_cpuid_count(7, 0, &unused, &b7, &unused, &unused);
+  const uint64_t state = saved_register_state();
+  if (!(b7 & bit_AVX2) || !fma || !f16c) return "the processor has no AVX2 with FMA and F16C";
+  if ((state & 0x6) != 0x6) return "the operating system does not save the AVX registers";
+  if (want_avx512) {
+    constexpr uint32_t needed = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+    if ((b7 & needed) != needed) return "the processor has no AVX-512 F, BW, DQ and VL";
+    if ((state & 0xe6) != 0xe6) return "the operating system does not save the AVX-512 registers";
+  }
+  return nullptr;
+}
+#endif
+
+int64_t read_size(const std::string& path) {
+  std::ifstream file(path);
+  int64_t value = 0;
+  char unit = 0;
+  if (!(file >> value)) return 0;
+  if (file >> unit) value *= unit == 'K' ? 1024 : unit == 'M' ? 1024 * 1024 : 1;
+  return value;
+}
+
+std::string read_word(const std::string& path) {
+  std::ifstream file(path);
+  std::string word;
+  file >> word;
+  return word;
+}
+
+CacheSizes probe_caches() {
+  CacheSizes sizes = {};
+  for (int index = 0; index < 8; ++index) {
+    const std::string base = "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/";
+    const std::string level = read_word(base + "level"), type = read_word(base + "type");
+    if (level.empty() || type == "Instruction") continue;
+    const int64_t bytes = read_size(base + "size");
+    const int ways = static_cast<int>(read_size(base + "ways_of_associativity"));
+    if (level == "1") sizes.l1d = bytes, sizes.l1d_ways = ways;
+    if (level == "2") sizes.l2 = bytes, sizes.l2_ways = ways;
+    if (level == "3") sizes.l3 = bytes, sizes.l3_ways = ways;
+  }
+  return sizes;
+}
+
+}  // namespace
+
+const char* target_refusal(const char* target) {
+  if (strcmp(target, "generic") == 0) return nullptr;
+#if defined(__x86_64__)
+  if (strcmp(target, "avx2") == 0) return x86_refusal(false);
+  if (strcmp(target, "avx512") == 0) return x86_refusal(true);
+#elif defined(__aarch64__)
+  if (strcmp(target, "neon") == 0)
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDHP) ? nullptr : "the processor has no half-precision NEON (Armv8.2 FP16)";
+#endif
+  return "this build has no code for that target";
+}
+
+const CacheSizes& cache_sizes() {
+  static const CacheSizes sizes = probe_caches();
+  return sizes;
+}
+
+}  // namespace pyhpc

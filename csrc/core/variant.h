@@ -1,0 +1,40 @@
+// Choosing among the target files of one kernel. A kernel's Variant record starts with its name; bind.cpp lists them
+// best first from generated/<kernel>/variants.inc:
+//
+//   #define PYHPC_VARIANT(target) extern const Variant target;
+//   #include "matmul/variants.inc"
+//   #undef PYHPC_VARIANT
+//   const Variant* const variants[] = {
+//   #define PYHPC_VARIANT(target) &target,
+//   #include "matmul/variants.inc"
+//   #undef PYHPC_VARIANT
+//   };
+#pragma once
+#include <stdlib.h>
+
+#include <string>
+
+#include "core/error.h"
+#include "core/machine.h"
+
+namespace pyhpc {
+
+// The variant called `wanted`, or PYHPC_VARIANT's, or the best that runs here. Errors name the reason and the choices.
+template <class Variant, size_t count>
+const Variant& choose(const Variant* const (&variants)[count], const std::string& wanted) {
+  std::string name = wanted;
+  if (name.empty())
+    if (const char* forced = getenv("PYHPC_VARIANT")) name = forced;
+  std::string known;
+  for (const Variant* variant : variants) {
+    const char* refusal = target_refusal(variant->name);
+    if (name.empty() ? !refusal : name == variant->name) {
+      if (refusal) throw Error(ErrorKind::unsupported, "variant '" + name + "' cannot run here: " + refusal);
+      return *variant;
+    }
+    known += std::string(known.empty() ? "" : ", ") + variant->name;
+  }
+  throw Error(ErrorKind::invalid, "there is no variant '" + name + "'; this build has: " + known);
+}
+
+}  // namespace pyhpc

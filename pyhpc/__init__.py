@@ -1,0 +1,21 @@
+"""pyhpc: HPC kernels, and the acceptance of the machines they run on."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyhpc.kernels.allreduce import allreduce
+    from pyhpc.kernels.attention import attention
+    from pyhpc.kernels.matmul import matmul
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "allreduce", "attention", "matmul"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded at first use: `import pyhpc` stays quick on ten thousand ranks.
+    if name in ("allreduce", "attention", "matmul"):
+        return getattr(importlib.import_module(f"pyhpc.kernels.{name}"), name)
+    raise AttributeError(f"module 'pyhpc' has no attribute {name!r}")
