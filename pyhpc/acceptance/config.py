@@ -7,8 +7,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pyhpc.measure.measurement import Record
-
-Statistic = Literal["median", "p05", "p25", "p75", "p95", "min", "max"]
+from pyhpc.measure.measurement import Sampling as Sampling
+from pyhpc.measure.statistics import Statistic as Statistic
 
 
 class Limit(Record):
@@ -29,17 +29,6 @@ class Limit(Record):
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
     required: bool = True
     line: int = 0  # where in the suite
-
-
-class Sampling(Record):
-    """How long to measure one case."""
-
-    min_samples: int = Field(default=10, ge=1)
-    max_samples: int = Field(default=2000, ge=1)
-    budget_seconds: float = Field(default=2.0, gt=0)  # sampling time of one attempt
-    relative_width: float = Field(default=0.02, gt=0)  # of the confidence interval of the median
-    attempts: int = Field(default=3, ge=1)  # an inconclusive verdict asks for more samples this often
-    cache: Literal["warm", "cold"] = "warm"
 
 
 class StepConfig(Record):

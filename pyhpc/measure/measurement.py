@@ -5,7 +5,7 @@ No numpy here: a stored measurement is read on any laptop.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,15 +30,28 @@ class Subject(Record):
         return f"rank {self.rank} on {self.host}{where}"
 
 
+class Sampling(Record):
+    """How long to measure one case."""
+
+    min_samples: int = Field(default=10, ge=1)
+    max_samples: int = Field(default=2000, ge=1)
+    budget_seconds: float = Field(default=2.0, gt=0)  # sampling time of one attempt, preparing and checking included
+    relative_width: float = Field(default=0.02, gt=0)  # of the confidence interval of the median
+    attempts: int = Field(default=3, ge=1)  # an inconclusive verdict asks for more samples this often
+    cache: Literal["warm", "cold"] = "warm"
+
+
 class Conditions(Record):
-    """The state of the machine around the samples. A list has one value per probe; empty = the machine does not tell."""
+    """The state of the machine around the samples. One value per probe; empty or None = it does not tell."""
 
     clock_hertz: tuple[float, ...] = ()
     power_watts: tuple[float, ...] = ()
     temperature_celsius: tuple[float, ...] = ()
     throttle_reasons: tuple[str, ...] = ()
     load_average: tuple[float, ...] = ()
-    other_cpu_fraction: float | None = None  # CPU time of other processes / available, while sampling
+    other_cpu_fraction: float | None = None  # CPU time of other processes on these cores / available, while sampling
+    stolen_cpu_fraction: float | None = None  # CPU time that the hypervisor gave to others / available
+    run_queue_seconds: float | None = None  # how long threads of this process were ready and waited for a core
     line_latency_seconds: tuple[float, ...] = ()  # one-way cache-line transfer between two cores (placement)
     pattern: str = ""  # data pattern and seed of the operands
     seed: int = 0
@@ -47,7 +60,7 @@ class Conditions(Record):
 
 
 class Verification(Record):
-    """How the timed results were proved right. `samples` counts timed results checked; it must reach the sample count."""
+    """How the timed results were proved right. `samples` counts those checked; it must reach the sample count."""
 
     samples: int = 0  # timed results that were compared
     wrong_samples: int = 0  # timed results that were wrong
@@ -83,7 +96,7 @@ class Measurement(Record):
     metrics: dict[str, Series] = Field(default_factory=dict)
     flops: int = 0  # of one execution
     bytes: int = 0
-    ceilings: dict[str, str] = Field(default_factory=dict)  # metric → the key (step, case) of the measured limit above it
+    ceilings: dict[str, str] = Field(default_factory=dict)  # metric → (step, case) of the measured limit above it
     verification: Verification = Verification()
     conditions: Conditions = Conditions()
     started: float = 0.0  # Unix seconds
