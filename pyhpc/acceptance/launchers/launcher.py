@@ -1,0 +1,124 @@
+"""What a launcher is: how a step becomes processes, and how a dead, hung or failed one becomes an error record.
+
+A launcher is one file of this folder that defines `LAUNCHER`; the folder listing is the registry.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyhpc.acceptance import records
+from pyhpc.acceptance.plan import Step
+from pyhpc.acceptance.worker import FAILED, FINISHED, Job
+from pyhpc.acceptance.workloads.workload import workload
+from pyhpc.errors import ConfigError
+from pyhpc.measure.measurement import Measurement, Subject
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """One way to run a step.
+
+    `launch(step, attempt, folder, progress)` measures all cases of `step`, calls `progress(rank, case, phase)` now and then,
+    and returns the records, with error records for what ended badly. It raises only if the run cannot go on.
+    """
+
+    name: str
+    summary: str
+    absence: Callable[[], str | None]  # why it cannot be used here, or None
+    launch: Callable[[Step, int, Path, Callable[[int, str, str], None]], list[Measurement]]
+
+
+# How MPICH's hydra, Open MPI's prterun and Slurm's srun name a process that ended badly.
+_CULPRITS = (
+    re.compile(r"PID (?P<pid>\d+) RUNNING AT (?P<host>\S+)"),
+    re.compile(r"rank (?P<rank>\d+) with PID \d+ on node (?P<host>\S+)"),
+    re.compile(r"task (?P<rank>\d+): (?:Killed|Aborted|Segmentation|Terminated|Exited)"),
+)
+
+
+def _culprits(output: str, unfinished: dict[int, dict[str, object]]) -> list[int]:
+    """The ranks that failed by their own word, else those that the MPI launcher blames, else all that had not finished."""
+    failed = [rank for rank, state in unfinished.items() if state.get("phase") == FAILED]
+    if failed:
+        return failed
+    blamed: set[int] = set()
+    for match in (match for pattern in _CULPRITS for match in pattern.finditer(output)):
+        found = match.groupdict()
+        for rank, state in unfinished.items():
+            if found.get("rank") == str(rank) or (found.get("pid") and found["pid"] == str(state.get("pid"))):
+                blamed.add(rank)
+    return sorted(blamed) or sorted(unfinished)
+
+
+def _sentence(step: Step, rank: int, state: dict[str, object], how: str) -> str:
+    if not state:
+        return f"rank {rank} {how} before it started to measure step {step.name}"
+    doing = f"while {state['phase']} {state['case']}" if state.get("case") else f"after {state['phase']}"
+    return f"rank {rank} on {state['host']} (pid {state['pid']}) {how} {doing} in step {step.name}"
+
+
+def error_records(job: Job, how: str, output: str, done: list[Measurement]) -> list[Measurement]:
+    """One error record for each case that a culprit still owed when the job ended badly.
+
+    `how` continues the sentence "rank 1 on node7 ..."; `output` is what the job printed; `done` what it recorded.
+    """
+    step = job.step
+    collective = workload(step.workload).collective
+    said = records.states(Path(job.folder))
+    unfinished = {rank: said.get(rank, {}) for rank in range(step.ranks) if said.get(rank, {}).get("phase") != FINISHED}
+    last = "".join(output.strip().splitlines()[-1:])[:300]
+    found: list[Measurement] = []
+    for rank in _culprits(output, unfinished):
+        state = unfinished[rank]
+        sentence = _sentence(step, rank, state, how) + (f"; printed last: {last}" if last and step.ranks == 1 else "")
+        measured = {m.case for m in done if collective or m.subject.rank == rank}
+        found += [
+            Measurement(
+                step=step.name,
+                case=case.name,
+                kernel=case.kernel,
+                variant=case.variant,
+                problem=case.problem,
+                subject=Subject(rank=rank, host=str(state.get("host", "")), pid=int(str(state.get("pid", 0)))),
+                attempt=job.attempt,
+                ranks=step.ranks if collective else 1,
+                ceilings=case.ceilings,
+                error=sentence,
+                finished=time.time(),
+            )
+            for case in step.cases
+            if case.skip is None and case.name not in measured
+        ]
+    return found
+
+
+@functools.cache
+def launchers() -> dict[str, Launcher]:
+    """Every launcher of this folder by name."""
+    import pyhpc.acceptance.launchers as folder
+
+    found: dict[str, Launcher] = {}
+    for module in pkgutil.iter_modules(folder.__path__):
+        launcher = getattr(importlib.import_module(f"{folder.__name__}.{module.name}"), "LAUNCHER", None)
+        if launcher is not None:
+            found[launcher.name] = launcher
+    return found
+
+
+def launcher(name: str) -> Launcher:
+    """The launcher called `name`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in launchers():
+        raise ConfigError(f"there is no launcher {name!r}; there are {', '.join(launchers())}")
+    return launchers()[name]

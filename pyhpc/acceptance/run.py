@@ -1,0 +1,112 @@
+"""Stage 3, run: plan → records. Each step goes to the launcher; an inconclusive verdict asks for another attempt.
+
+Whatever was measured is on the disk before the run goes on. A run that was killed is run again on the same folder: cases
+that have a record are not measured again, an error is a record too (retrying until it passes is not an acceptance test).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from pyhpc.acceptance import records
+from pyhpc.acceptance.judge import judge
+from pyhpc.acceptance.launchers.launcher import Launcher
+from pyhpc.acceptance.plan import Plan, Step
+from pyhpc.acceptance.workloads.workload import workload
+from pyhpc.errors import RunError
+from pyhpc.measure.measurement import Measurement
+
+
+class Progress(Protocol):
+    """Who watches a run (pyhpc.acceptance.progress shows it)."""
+
+    def begin_step(self, step: Step, attempt: int) -> None:
+        """An attempt of a step starts."""
+
+    def at(self, rank: int, case: str, phase: str) -> None:
+        """A rank says what it is doing; often."""
+
+    def end_step(self, step: Step, attempt: int, measurements: Sequence[Measurement]) -> None:
+        """An attempt has ended and these are its records."""
+
+
+def prepare(plan: Plan, folder: Path) -> None:
+    """Make the run folder and write the plan into it.
+
+    Raises:
+        RunError: the folder holds another run, or cannot be written.
+    """
+    if (folder / records.PLAN).exists():
+        raise RunError(
+            f"{folder} already holds a run; go on with: pyhpc accept --resume {folder}, or choose another --out"
+        )
+    records.write_atomically(folder / records.PLAN, plan.model_dump_json(indent=1))
+
+
+def load_plan(folder: Path) -> Plan:
+    """The plan of a run folder.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
+    try:
+        return Plan.model_validate_json((folder / records.PLAN).read_bytes())
+    except OSError as error:
+        raise RunError(
+            f"{folder} is no run folder: {records.PLAN} cannot be read ({error.strerror or error})"
+        ) from error
+    except ValueError as error:
+        raise RunError(f"{folder / records.PLAN} is damaged: {error}") from error
+
+
+def _owed(step: Step, attempt: int, plan: Plan, done: list[Measurement]) -> Step | None:
+    """The step with the cases that this attempt still has to measure, or None."""
+    collective = workload(step.workload).collective
+    wanted = {case.name for case in step.cases if case.skip is None}
+    if attempt > 1:
+        verdicts = judge(plan, [m for m in done if m.attempt < attempt])
+        wanted &= {v.case for v in verdicts if v.step == step.name and v.outcome == "inconclusive"}
+    subjects = 1 if collective else step.ranks
+    for name in list(wanted):
+        who = {m.subject.rank for m in done if (m.step, m.case, m.attempt) == (step.name, name, attempt)}
+        if len(who) >= subjects:
+            wanted.discard(name)
+    return step.model_copy(update={"cases": tuple(c for c in step.cases if c.name in wanted)}) if wanted else None
+
+
+def _adopt(path: Path, done: list[Measurement], found: list[Measurement]) -> list[Measurement]:
+    """Append the records that are new; a resumed step finds its earlier ones again in the workers' files."""
+    have = {(*m.key, m.attempt) for m in done}
+    new = [m for m in found if (*m.key, m.attempt) not in have]
+    for measurement in new:
+        records.append(path, measurement)
+    return new
+
+
+def run(plan: Plan, folder: Path, launcher: Launcher, progress: Progress) -> list[Measurement]:
+    """Measure whatever of the plan has no record yet in `folder`; returns all records, old and new.
+
+    Raises:
+        RunError: the folder cannot be written, or a step cannot be started at all.
+    """
+    done, _ = records.load(folder)
+    stored = {(*m.key, m.attempt) for m in records.read(folder / records.RECORDS)[0]}
+    for measurement in done:  # the workers' files of a killed run
+        if (*measurement.key, measurement.attempt) not in stored:
+            records.append(folder / records.RECORDS, measurement)
+    for step in plan.steps:
+        if step.skip is not None:
+            continue
+        for attempt in range(1, step.sampling.attempts + 1):
+            owed = _owed(step, attempt, plan, done)
+            if owed is None:
+                continue
+            progress.begin_step(owed, attempt)
+            place = folder / records.STEPS / f"{step.name}.{attempt}"
+            place.mkdir(parents=True, exist_ok=True)
+            new = _adopt(folder / records.RECORDS, done, launcher.launch(owed, attempt, place, progress.at))
+            done += new
+            progress.end_step(owed, attempt, new)
+    return done
