@@ -63,6 +63,7 @@ class _Session:
     sampling: Sampling
     clock: Clock
     agree: Callable[[float], float]
+    look: int = 0  # the sample count at which the width is looked at next
     began: float = field(default_factory=time.perf_counter)
 
     @property
@@ -168,8 +169,9 @@ def _stop(session: _Session, seconds: list[float], elapsed: float) -> Stop | Non
         return "max_samples"
     if session.agree(elapsed) >= rules.budget_seconds:
         return "budget"
-    if (count - rules.min_samples) % max(1, count // 10):
-        return None  # between two looks at the width
+    if count < session.look:
+        return None
+    session.look = count + max(1, count // 10)
     width = interval(seconds).relative_width
     narrow = width is not None and width <= rules.relative_width
     return "width" if session.agree(float(not narrow)) == 0 else None
