@@ -19,12 +19,14 @@
 
 namespace pyhpc {
 
-// The variant called `wanted`, or PYHPC_VARIANT's, or the best that runs here. Errors name the reason and the choices.
+// The variant called `wanted`, or the one the environment variable names, or the best that runs here. Errors name the reason
+// and the choices.
 template <class Variant, size_t count>
-const Variant& choose(const Variant* const (&variants)[count], const std::string& wanted) {
+const Variant& choose(const Variant* const (&variants)[count], const std::string& wanted,
+                      const char* environment = "PYHPC_VARIANT") {
   std::string name = wanted;
   if (name.empty())
-    if (const char* forced = getenv("PYHPC_VARIANT")) name = forced;
+    if (const char* forced = getenv(environment)) name = forced;
   std::string known;
   for (const Variant* variant : variants) {
     const char* refusal = target_refusal(variant->name);
