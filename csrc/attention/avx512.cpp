@@ -1,0 +1,32 @@
+// AVX-512 (F, BW, DQ, VL) with F16C. 8 × 3 tiles: 24 of the 32 registers accumulate, 3 hold queries, and 11 loads feed
+// 24 multiply-adds.
+#include <immintrin.h>
+
+#include "attention/run.h"
+
+namespace pyhpc::attention {
+namespace {
+
+struct Avx512 : Simd<16> {
+  static constexpr int key_tile = 8, query_vectors = 3;
+  using Simd::load;
+  using Simd::store;
+  static Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+  // vreduceps leaves the fraction around the nearest integer (0 of −inf), vscalefps multiplies by the power, down to 0.
+  static Vec exp2(Vec x) {
+    const Vec fraction = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT);
+    return _mm512_scalef_ps(exp2_fraction(fraction), x - fraction);
+  }
+  static Vec load(const Float16* from) { return _mm512_cvtph_ps(read<__m256i>(from)); }
+  static void store(Float16* to, Vec x) {
+    const __m256i half = _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
+    __builtin_memcpy(to, &half, sizeof half);
+  }
+};
+
+}  // namespace
+
+extern const Variant avx512;
+const Variant avx512 = {"avx512", run<Avx512>};
+
+}  // namespace pyhpc::attention

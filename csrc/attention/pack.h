@@ -1,0 +1,76 @@
+// Strided rows of float32, bfloat16 or float16 ↔ float32 scratch. Rows of scratch are `row_stride` floats apart,
+// zero-filled to a multiple of 16.
+#pragma once
+#include "attention/attention.h"
+#include "attention/simd.h"
+
+namespace pyhpc::attention {
+namespace {
+
+inline int round_up(int x, int step) { return (x + step - 1) / step * step; }
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Floats between rows of scratch: an odd number of 64-byte lines, so that a column of rows spreads over all L1 sets.
+inline int row_stride(int head_dim) { return 16 * ((head_dim + 15) / 16 | 1); }
+
+template <class S, class T>
+inline typename S::Vec load_row(const T* from, int64_t stride, int count) {
+  if (stride == 1 && count >= S::lanes) return S::load(from);
+  T row[S::lanes] = {};
+  for (int i = 0; i < count && i < S::lanes; ++i) row[i] = from[i * stride];
+  return S::load(row);
+}
+
+template <class S, class T>
+inline void store_row(T* to, int64_t stride, int count, typename S::Vec x) {
+  if (stride == 1 && count >= S::lanes) return S::store(to, x);
+  T row[S::lanes];
+  S::store(row, x);
+  for (int i = 0; i < count && i < S::lanes; ++i) to[i * stride] = row[i];
+}
+
+// Copy `rows` rows of keys or values, zeros up to `padded` rows. True if any element is infinite or NaN.
+template <class S, class T>
+bool pack_rows(const T* from, const int64_t* strides, int rows, int padded, int head_dim, float* to) {
+  const int stride = row_stride(head_dim);
+  typename S::Vec poison = {};
+  for (int i = 0; i < rows; ++i)
+    for (int c = 0; c < round_up(head_dim, 16); c += S::lanes) {
+      const auto x = load_row<S>(from + i * strides[2] + c * strides[3], strides[3], head_dim - c);
+      poison += x * 0.0f;  // 0, or NaN from then on
+      S::store(to + i * stride + c, x);
+    }
+  for (int i = rows * stride; i < padded * stride; ++i) to[i] = 0;
+  bool found = false;
+  for (int lane = 0; lane < S::lanes; ++lane) found |= poison[lane] != 0;
+  return found;
+}
+
+// Row r of a key-value head is query r / group of head kv_head · group + r % group: the heads of a group share their
+// keys inside one block of rows, and rows in order see non-decreasing ranges of keys.
+template <class T>
+inline T* row_pointer(T* base, const int64_t* strides, const Problem& p, int64_t kv_head, int64_t row) {
+  const int64_t group = p.group();
+  return base + (kv_head * group + row % group) * strides[1] + row / group * strides[2];
+}
+
+struct Range {
+  int64_t begin, end;  // keys
+  bool holds(const Range& other) const { return begin <= other.begin && other.end <= end; }
+};
+
+// The keys that a row sees; begin ≥ end when none.
+inline Range visible(const Problem& p, int64_t row) {
+  const int64_t place = row / p.group() + p.kv_len - p.q_len;
+  return {p.window >= 0 ? larger(0, place - p.window) : 0, p.causal ? smaller(p.kv_len, place + 1) : p.kv_len};
+}
+
+// Natural log-sum-exp from the maximum (in powers of two) and the sum.
+inline float log_sum_exp(float top, float sum) {
+  constexpr double log_2 = 0.693147180559945309417;
+  return sum == 0 ? -__builtin_inff() : static_cast<float>((top + __builtin_log2(sum)) * log_2);
+}
+
+}  // namespace
+}  // namespace pyhpc::attention

@@ -1,0 +1,56 @@
+// Runs the NEON attention kernel under an emulator: driver DTYPE HEADS KV_HEADS Q_LEN KV_LEN HEAD_DIM CAUSAL WINDOW,
+// with q, k and v (contiguous, one batch) on standard input, out and lse on standard output. DTYPE 0, 1, 2 is float32,
+// bfloat16, float16.
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <vector>
+
+#include "attention/attention.h"
+
+namespace pyhpc::attention {
+extern const Variant neon;
+}
+
+namespace {
+
+void set_strides(int64_t* strides, int64_t heads, int64_t length, int64_t head_dim) {
+  strides[0] = heads * length * head_dim, strides[1] = length * head_dim, strides[2] = head_dim, strides[3] = 1;
+}
+
+std::vector<char> read(int64_t bytes) {
+  std::vector<char> data(bytes);
+  if (fread(data.data(), 1, bytes, stdin) != static_cast<size_t>(bytes)) exit(3);
+  return data;
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  if (count != 9) return 2;
+  using namespace pyhpc;
+  const DType dtypes[] = {DType::float32, DType::bfloat16, DType::float16};
+  attention::Problem p = {};
+  p.dtype = dtypes[atoi(words[1])];
+  p.batch = 1, p.heads = atoi(words[2]), p.kv_heads = atoi(words[3]);
+  p.q_len = atoi(words[4]), p.kv_len = atoi(words[5]), p.head_dim = atoi(words[6]);
+  p.causal = atoi(words[7]), p.window = atoi(words[8]);
+  p.scale = static_cast<float>(1 / sqrt(static_cast<double>(p.head_dim)));
+  p.threads = 1, p.l2_bytes = 512 * 1024;
+
+  const int64_t q_size = p.heads * p.q_len * p.head_dim, k_size = p.kv_heads * p.kv_len * p.head_dim;
+  const std::vector<char> q = read(q_size * itemsize(p.dtype)), k = read(k_size * itemsize(p.dtype)),
+                          v = read(k_size * itemsize(p.dtype));
+  std::vector<char> out(q.size());
+  std::vector<float> lse(p.heads * p.q_len);
+  p.q = q.data(), p.k = k.data(), p.v = v.data(), p.out = out.data(), p.lse = lse.data();
+  set_strides(p.q_strides, p.heads, p.q_len, p.head_dim);
+  set_strides(p.out_strides, p.heads, p.q_len, p.head_dim);
+  set_strides(p.k_strides, p.kv_heads, p.kv_len, p.head_dim);
+  set_strides(p.v_strides, p.kv_heads, p.kv_len, p.head_dim);
+  p.lse_strides[0] = p.heads * p.q_len, p.lse_strides[1] = p.q_len, p.lse_strides[2] = 1;
+  if (!attention::neon.run(p)) return 4;
+  fwrite(out.data(), 1, out.size(), stdout);
+  fwrite(lse.data(), sizeof(float), lse.size(), stdout);
+}
