@@ -150,11 +150,18 @@ class StepConfig(Record):
     ranks_per_node: int | Literal["cores", "gpus"] = 1
     threads: int | Literal["all"] = "all"  # threads of one rank: "all" = its share of the node's cores
     timeout_seconds: float = Field(default=120.0, gt=0)
-    cases: tuple[CaseConfig, ...] = Field(default=(), min_length=1)
+    cases: tuple[CaseConfig, ...]
     limit: tuple[Limit, ...] = ()
     sampling: Sampling = Sampling()
     required: bool = True
     line: int = 0
+
+    @field_validator("cases")
+    @classmethod
+    def _not_empty(cls, cases: tuple[CaseConfig, ...]) -> tuple[CaseConfig, ...]:
+        if not cases:
+            raise ValueError("cases is empty: there is nothing to measure")
+        return cases
 
     @field_validator("ranks_per_node", "threads")
     @classmethod
@@ -184,9 +191,16 @@ class Suite(Record):
     schema_version: Literal[1] = Field(alias="schema")
     name: str
     description: str = ""
-    step: tuple[StepConfig, ...] = Field(min_length=1)
+    step: tuple[StepConfig, ...]
     path: str = ""
     digest: str = ""  # sha256 of the file's bytes
+
+    @field_validator("step")
+    @classmethod
+    def _not_empty(cls, steps: tuple[StepConfig, ...]) -> tuple[StepConfig, ...]:
+        if not steps:
+            raise ValueError("there is no [[step]]: there is nothing to measure")
+        return steps
 
 
 # key of a table → its type, and what a sentence calls it
@@ -299,7 +313,8 @@ def _with_lines(raw: dict[str, Any], lines: dict[Any, int], file: str) -> dict[s
 
 def _first_error(error: ValidationError, lines: dict[Any, int], file: str) -> ConfigError:
     """The error that stands first in the file, as one sentence."""
-    found = min(error.errors(), key=lambda e: line_of(lines, e["loc"]) or 0)
+    # A key is often missing because it is misspelt: then the misspelling is the error.
+    found = min(error.errors(), key=lambda e: (e["type"] == "missing", line_of(lines, e["loc"]) or 0))
     loc = found["loc"]
     while loc and loc not in lines and found["type"] not in ("extra_forbidden", "missing"):
         loc = loc[:-1]  # pydantic appends the branch of a union
@@ -311,8 +326,6 @@ def _first_error(error: ValidationError, lines: dict[Any, int], file: str) -> Co
         sentence = f"{place} has no key {key!r}{near(key, fields)}"
     elif found["type"] == "missing":
         sentence = f"{place} has no {key!r}" + (": a limit must say where it comes from" if key == "source" else "")
-    elif found["type"] == "too_short":
-        sentence = f"{key} is empty: there is nothing to measure"
     elif found["type"] == "value_error":
         sentence = str(found["ctx"]["error"])
     else:
