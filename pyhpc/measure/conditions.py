@@ -25,6 +25,7 @@ from pyhpc.measure.measurement import Conditions
 from pyhpc.native import cpu
 
 _SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "x86_pkg_temp", "cpu-thermal", "soc_thermal")
+_LATENCY_ROUNDS = 5000  # there and back: about a millisecond
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,11 @@ def throttle_reasons(before: Reading, after: Reading) -> tuple[str, ...]:
 
 def line_latency() -> float | None:
     """Seconds of a one-way cache-line transfer between two usable cores, or None with one core or no native module."""
-    if len(os.sched_getaffinity(0)) < 2:
-        return None
+    cores = sorted(os.sched_getaffinity(0))
     measure = getattr(getattr(_native(), "memory", None), "line_latency", None)
-    return None if measure is None else float(measure())
+    if len(cores) < 2 or measure is None:
+        return None
+    return float(measure(cores[0], cores[1], _LATENCY_ROUNDS))
 
 
 def _native() -> object | None:
@@ -135,8 +137,8 @@ def _native() -> object | None:
 
 def _clock(root: Path) -> float | None:
     effective = getattr(_native(), "effective_hertz", None)
-    if effective is not None and root == Path("/"):
-        return float(effective())
+    if root == Path("/") and effective is not None and (hertz := effective()) > 0:
+        return float(hertz)
     kilohertz = [
         value
         for core in os.sched_getaffinity(0)
