@@ -15,6 +15,7 @@ namespace py = pybind11;
 PYBIND11_MODULE(_cpu, module, py::mod_gil_not_used()) {
   using namespace pyhpc;
   module.doc() = "CPU kernels. Private: use the functions of pyhpc.";
+  module.attr("compiler") = __VERSION__;
   register_errors(module);
   module.def("target_refusal", &target_refusal, py::arg("target"), "Why code for this target cannot run here, or None.");
   module.def("available_threads", &available_threads, "Threads this process may use.");

@@ -5,6 +5,8 @@
 Two readings, before and after, and their difference. All from files the Linux kernel offers without privilege; what a
 machine does not offer or does not let us read stays empty, and nothing is estimated in its place.
 
+With a GPU's UUID clock, power and temperature are that GPU's (NVML), read at the two moments.
+
     clock         effective clock of a core from a loop of dependent multiplications (native), else cpufreq's
     power         energy of the processor packages / time between the readings (RAPL)
     temperature   hottest processor sensor (hwmon: coretemp, k10temp …; else a thermal zone of the processor)
@@ -21,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyhpc.errors import Unsupported
+from pyhpc.measure import nvml
 from pyhpc.measure.measurement import Conditions
 from pyhpc.native import cpu
 
@@ -43,6 +46,7 @@ class Reading:
     own_seconds: float  # CPU time of this process
     run_queue_seconds: float | None
     line_latency_seconds: float | None
+    gpu: nvml.GpuState | None = None
 
 
 @dataclass
@@ -50,24 +54,27 @@ class Probe:
     """Reads the machine when made and again at `stop`."""
 
     threads: int = 1
+    gpu: str = ""  # UUID of the GPU measured
     root: Path = Path("/")  # another tree in tests
     before: Reading = field(init=False)
 
     def __post_init__(self) -> None:
-        self.before = read(self.threads, self.root)
+        self.before = read(self.threads, self.root, self.gpu)
 
     def stop(self, pattern: str = "", seed: int = 0, cache: str = "warm") -> Conditions:
         """The conditions since this probe was made."""
-        before, after = self.before, read(self.threads, self.root)
+        before, after = self.before, read(self.threads, self.root, self.gpu)
         elapsed = after.seconds - before.seconds
         capacity = elapsed * len(os.sched_getaffinity(0))
         busy = _difference(before.busy_seconds, after.busy_seconds)
         stolen = _difference(before.stolen_seconds, after.stolen_seconds)
         others = None if busy is None else max(0.0, busy - (after.own_seconds - before.own_seconds))
+        boards = [reading.gpu for reading in (before, after) if reading.gpu is not None]
+        places = boards if self.gpu else [before, after]
         return Conditions(
-            clock_hertz=_known(before.clock_hertz, after.clock_hertz),
-            power_watts=_known(power(before, after)),
-            temperature_celsius=_known(before.temperature_celsius, after.temperature_celsius),
+            clock_hertz=_known(*(place.clock_hertz for place in places)),
+            power_watts=_known(*(board.power_watts for board in boards) if self.gpu else [power(before, after)]),
+            temperature_celsius=_known(*(place.temperature_celsius for place in places)),
             throttle_reasons=throttle_reasons(before, after),
             load_average=(before.load_average, after.load_average),
             other_cpu_fraction=None if others is None else min(1.0, others / capacity),
@@ -81,7 +88,7 @@ class Probe:
         )
 
 
-def read(threads: int = 1, root: Path = Path("/")) -> Reading:
+def read(threads: int = 1, root: Path = Path("/"), gpu: str = "") -> Reading:
     """Read everything once; takes a few milliseconds."""
     busy, stolen = _processor_seconds(root)
     return Reading(
@@ -96,6 +103,7 @@ def read(threads: int = 1, root: Path = Path("/")) -> Reading:
         own_seconds=sum(os.times()[:2]),
         run_queue_seconds=_run_queue(root),
         line_latency_seconds=line_latency() if threads > 1 else None,
+        gpu=next((state for state in nvml.states() if state.uuid == gpu), None) if gpu else None,
     )
 
 
@@ -111,12 +119,14 @@ def power(before: Reading, after: Reading) -> float | None:
 
 
 def throttle_reasons(before: Reading, after: Reading) -> tuple[str, ...]:
-    """One phrase for each throttle counter that rose."""
-    return tuple(
+    """One phrase for each throttle counter that rose, and the GPU's reasons at either moment."""
+    boards = {reason: None for reading in (before, after) if reading.gpu for reason in reading.gpu.throttle_reasons}
+    counters = [
         f"{name} throttled {count - before.throttle_counts[name]} times"
         for name, count in after.throttle_counts.items()
         if count > before.throttle_counts.get(name, count)
-    )
+    ]
+    return (*boards, *counters)
 
 
 def line_latency() -> float | None:
