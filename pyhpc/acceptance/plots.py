@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
+from statistics import median
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pyhpc.acceptance.judge import Verdict
 from pyhpc.acceptance.report import Report
 from pyhpc.measure.measurement import Measurement
-from pyhpc.measure.statistics import median
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,7 +88,7 @@ def _roofline(report: Report) -> str:
     bandwidth = max(bandwidths.values())
     figure, (axes,) = _figure(8.6, 4.3)
     intensities = [m.flops / m.bytes for m in points]
-    left, right = min(0.1, *intensities) / 2, max(intensities) * 4
+    left, right = min(intensities) / 30, max(intensities) * 4
     top = max(peaks.values())
     for index, (case, peak) in enumerate(sorted(peaks.items(), key=lambda item: -item[1])):
         color = SERIES_COLORS[index % len(SERIES_COLORS)]

@@ -1,0 +1,146 @@
+"""Workload `kernel`: each rank runs one kernel by itself on its own threads.
+
+The first result is compared with the float64 reference within the kernel's proven error bound. The kernels are
+deterministic, so every timed result must equal that one bit for bit; a single flipped bit in a single timed result is
+found. Poisoning the output before, and comparing it after, are outside the timed region.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from pyhpc.acceptance.plan import Case
+from pyhpc.acceptance.workloads.workload import Context, Workload
+from pyhpc.errors import Unsupported
+from pyhpc.kernels.kernel import Check, Problem, Variant, kernels
+from pyhpc.measure.conditions import Probe
+from pyhpc.measure.measurement import Measurement, Series, Verification
+from pyhpc.measure.sample import Samples, sample
+
+
+class Proof:
+    """Compares timed results with the verified one, and remembers the first that differs."""
+
+    def __init__(self, right: np.ndarray, who: str) -> None:
+        self._right, self._who = right, who
+        self._bits = _bits(right)
+        self.samples = 0
+        self.wrong_elements = 0
+        self.first_wrong: str | None = None
+
+    def check(self, result: np.ndarray) -> bool:
+        """Whether `result` equals the verified result bit for bit."""
+        bits = _bits(result)
+        number, self.samples = self.samples, self.samples + 1
+        if np.array_equal(bits, self._bits):
+            return True
+        different = np.flatnonzero((bits != self._bits).reshape(result.size, -1).any(axis=1))
+        self.wrong_elements += different.size
+        if self.first_wrong is None:
+            where = tuple(int(i) for i in np.unravel_index(different[0], result.shape))
+            self.first_wrong = (
+                f"{self._who}: timed result {number} has {different.size} wrong element{'s' if different.size > 1 else ''}, "
+                f"the first at {where}: {result[where]!s} instead of {self._right[where]!s}"
+            )
+        return False
+
+    def verification(self, samples: Samples, check: Check) -> Verification:
+        """The proof of a sampled case whose verified result passed `check`."""
+        return Verification(
+            samples=self.samples,
+            wrong_samples=len(samples.wrong),
+            wrong_elements=self.wrong_elements,
+            worst=check.worst,
+            method=f"first result: {check.method}; every timed result: bit for bit the same",
+            first_wrong=self.first_wrong,
+        )
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def refuted(check: Check, who: str) -> Verification:
+    """The verification of a kernel whose very first result is wrong: it is not timed."""
+    return Verification(
+        samples=1,
+        wrong_samples=1,
+        wrong_elements=max(check.wrong, 1),
+        worst=check.worst,
+        method=check.method,
+        first_wrong=f"{who}: {check.first_wrong or 'no element could be compared'}",
+    )
+
+
+def _work(problem: Problem, samples: Samples) -> dict[str, Series]:
+    metrics = {"seconds": Series(unit="s", values=samples.seconds)}
+    if problem.flops:
+        metrics["flops_per_second"] = Series(unit="flop/s", values=tuple(problem.flops / t for t in samples.seconds))
+    if problem.bytes:
+        metrics["bytes_per_second"] = Series(unit="B/s", values=tuple(problem.bytes / t for t in samples.seconds))
+    return metrics
+
+
+def _runner(variant: Variant, problem: Problem, threads: int) -> Any:
+    refusal = variant.reject(problem)
+    if refusal is not None:
+        raise Unsupported(f"variant {variant.name} of {problem.kernel} cannot run {problem.label}: {refusal}")
+    inputs = problem.inputs()
+    arrays = inputs if variant.prepare is None else variant.prepare(problem, inputs)
+    return inputs, lambda out: variant.run(problem, arrays, out, threads)
+
+
+def measure(case: Case, context: Context) -> Measurement:
+    """Measure one case on this rank."""
+    started = time.time()
+    kernel = kernels()[case.kernel]
+    problem, step = kernel.problem(case.problem), context.step
+    inputs, run = _runner(kernel.variant(case.variant), problem, step.threads)
+    out = problem.output()
+    poison = out.copy()
+    context.phase("verifying")
+    run(out)
+    right = out.copy()
+    check = problem.verify(right, inputs)
+    fields: dict[str, Any] = {"flops": problem.flops, "bytes": problem.bytes, "started": started}
+    if not check.passed:
+        proved = refuted(check, str(context.subject))
+        return context.measurement(case, verification=proved, finished=time.time(), **fields)
+    proof = Proof(right, str(context.subject))
+
+    def checked() -> bool:
+        context.fault.at_result(out, case.name)
+        return proof.check(out)
+
+    context.phase("sampling")
+    with Probe() as probe:
+        samples = sample(lambda: run(out), lambda: np.copyto(out, poison), checked, step.sampling)
+    conditions = probe.conditions.model_copy(
+        update={
+            "pattern": str(case.problem.get("pattern", "normal")),
+            "seed": int(case.problem.get("seed", 0)),
+            "cache": step.sampling.cache,
+            "threads": step.threads,
+        }
+    )
+    return context.measurement(
+        case,
+        seconds={context.rank: samples.seconds},
+        metrics=_work(problem, samples),
+        verification=proof.verification(samples, check),
+        conditions=conditions,
+        finished=time.time(),
+        **fields,
+    )
+
+
+WORKLOAD = Workload(
+    name="kernel",
+    summary="each rank runs one kernel by itself, on its own threads",
+    collective=False,
+    metrics=("seconds", "flops_per_second", "bytes_per_second"),
+    measure=measure,
+)
