@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from pyhpc.errors import RunError
 from pyhpc.measure.measurement import Measurement
 
-PLAN, RECORDS, STEPS = "plan.json", "records.jsonl", "steps"
+RECORDS, STEPS = "records.jsonl", "steps"
 
 
 def write_atomically(path: Path, text: str) -> None:

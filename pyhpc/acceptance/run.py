@@ -13,8 +13,7 @@ from typing import Protocol
 from pyhpc.acceptance import records
 from pyhpc.acceptance.judge import judge
 from pyhpc.acceptance.launchers.launcher import Launcher
-from pyhpc.acceptance.plan import Plan, Step
-from pyhpc.acceptance.workloads.workload import workload
+from pyhpc.acceptance.plan import PLAN_FILE, Plan, Step
 from pyhpc.errors import RunError
 from pyhpc.measure.measurement import Measurement
 
@@ -38,41 +37,21 @@ def prepare(plan: Plan, folder: Path) -> None:
     Raises:
         RunError: the folder holds another run, or cannot be written.
     """
-    if (folder / records.PLAN).exists():
+    if (folder / PLAN_FILE).exists():
         raise RunError(
             f"{folder} already holds a run; go on with: pyhpc accept --resume {folder}, or choose another --out"
         )
-    records.write_atomically(folder / records.PLAN, plan.model_dump_json(indent=1))
-
-
-def load_plan(folder: Path) -> Plan:
-    """The plan of a run folder.
-
-    Raises:
-        RunError: there is none, or it is damaged.
-    """
-    try:
-        return Plan.model_validate_json((folder / records.PLAN).read_bytes())
-    except OSError as error:
-        raise RunError(
-            f"{folder} is no run folder: {records.PLAN} cannot be read ({error.strerror or error})"
-        ) from error
-    except ValueError as error:
-        raise RunError(f"{folder / records.PLAN} is damaged: {error}") from error
+    records.write_atomically(folder / PLAN_FILE, plan.model_dump_json(indent=1))
 
 
 def _owed(step: Step, attempt: int, plan: Plan, done: list[Measurement]) -> Step | None:
     """The step with the cases that this attempt still has to measure, or None."""
-    collective = workload(step.workload).collective
     wanted = {case.name for case in step.cases if case.skip is None}
     if attempt > 1:
         verdicts = judge(plan, [m for m in done if m.attempt < attempt])
         wanted &= {v.case for v in verdicts if v.step == step.name and v.outcome == "inconclusive"}
-    subjects = 1 if collective else step.ranks
-    for name in list(wanted):
-        who = {m.subject.rank for m in done if (m.step, m.case, m.attempt) == (step.name, name, attempt)}
-        if len(who) >= subjects:
-            wanted.discard(name)
+    have = {m.key for m in done if m.attempt == attempt}
+    wanted = {name for name in wanted if any((step.name, name, who) not in have for who in step.subjects)}
     return step.model_copy(update={"cases": tuple(c for c in step.cases if c.name in wanted)}) if wanted else None
 
 

@@ -103,7 +103,7 @@ def measure_step(job: Job, comm: Any | None, rank: int, ranks: int) -> list[Meas
             step=job.step,
             attempt=job.attempt,
             subject=here.subject,
-            ranks=ranks if kind.collective else 1,
+            ranks=ranks if job.step.collective else 1,
             comm=comm,
             phase=lambda phase, name=case.name: here.say(phase, name),
             fault=fault,
@@ -112,7 +112,7 @@ def measure_step(job: Job, comm: Any | None, rank: int, ranks: int) -> list[Meas
         if measurement is not None:
             here.keep(measurement)
             kept.append(measurement)
-            if kind.collective and measurement.error is not None and ranks > 1:
+            if job.step.collective and measurement.error is not None and ranks > 1:
                 here.say(FAILED, case.name)
                 raise MeasurementError(measurement.error)
     here.say(FINISHED)

@@ -17,7 +17,6 @@ from pathlib import Path
 from pyhpc.acceptance import records
 from pyhpc.acceptance.plan import Step
 from pyhpc.acceptance.worker import FAILED, FINISHED, Job
-from pyhpc.acceptance.workloads.workload import workload
 from pyhpc.errors import ConfigError
 from pyhpc.measure.measurement import Measurement, Subject
 
@@ -71,7 +70,6 @@ def error_records(job: Job, how: str, output: str, done: list[Measurement]) -> l
     `how` continues the sentence "rank 1 on node7 ..."; `output` is what the job printed; `done` what it recorded.
     """
     step = job.step
-    collective = workload(step.workload).collective
     said = records.states(Path(job.folder))
     unfinished = {rank: said.get(rank, {}) for rank in range(step.ranks) if said.get(rank, {}).get("phase") != FINISHED}
     last = "".join(output.strip().splitlines()[-1:])[:300]
@@ -79,7 +77,7 @@ def error_records(job: Job, how: str, output: str, done: list[Measurement]) -> l
     for rank in _culprits(output, unfinished):
         state = unfinished[rank]
         sentence = _sentence(step, rank, state, how) + (f"; printed last: {last}" if last and step.ranks == 1 else "")
-        measured = {m.case for m in done if collective or m.subject.rank == rank}
+        measured = {m.case for m in done if step.collective or m.subject.rank == rank}
         found += [
             Measurement(
                 step=step.name,
@@ -89,7 +87,7 @@ def error_records(job: Job, how: str, output: str, done: list[Measurement]) -> l
                 problem=case.problem,
                 subject=Subject(rank=rank, host=str(state.get("host", "")), pid=int(str(state.get("pid", 0)))),
                 attempt=job.attempt,
-                ranks=step.ranks if collective else 1,
+                ranks=step.ranks if step.collective else 1,
                 ceilings=case.ceilings,
                 error=sentence,
                 finished=time.time(),

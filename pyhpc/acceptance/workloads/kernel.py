@@ -116,16 +116,10 @@ def measure(case: Case, context: Context) -> Measurement:
         return proof.check(out)
 
     context.phase("sampling")
-    with Probe() as probe:
-        samples = sample(lambda: run(out), lambda: np.copyto(out, poison), checked, step.sampling)
-    conditions = probe.conditions.model_copy(
-        update={
-            "pattern": str(case.problem.get("pattern", "normal")),
-            "seed": int(case.problem.get("seed", 0)),
-            "cache": step.sampling.cache,
-            "threads": step.threads,
-        }
-    )
+    probe = Probe(threads=step.threads)
+    samples = sample(lambda: run(out), lambda: np.copyto(out, poison), checked, step.sampling)
+    data = {name: case.problem[name] for name in ("pattern", "seed") if name in case.problem}
+    conditions = probe.stop(cache=step.sampling.cache, **data)
     return context.measurement(
         case,
         seconds={context.rank: samples.seconds},

@@ -59,6 +59,8 @@ class Workload:
     collective: bool  # all ranks measure one case together (one record) instead of each for itself (one record a rank)
     metrics: tuple[str, ...]
     measure: Callable[[Case, Context], Measurement | None]  # a collective returns the record on rank 0, None elsewhere
+    # decide(parameters, variant, ranks) → parameters, variant, why it cannot run here: where a rank alone cannot tell
+    decide: Callable[[dict[str, Any], str, int], tuple[dict[str, Any], str, str | None]] | None = None
 
 
 @functools.cache

@@ -1,0 +1,171 @@
+"""Workload `allreduce`: all ranks of the step combine one vector each; the slowest rank's time is the collective's.
+
+Every rank proves its own results: the first one against the float64 reference (the ranks share that work when all have
+the same bits), every timed one bit for bit against the first. The contribution is written anew before every sample, as a
+program would do; the ranks leave a barrier together before the clock starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pyhpc.acceptance.plan import Case
+from pyhpc.acceptance.workloads.kernel import Proof, refuted
+from pyhpc.acceptance.workloads.workload import Context, Workload
+from pyhpc.errors import ConfigError
+from pyhpc.kernels.kernel import Check
+from pyhpc.measure.clock import Clock, host_clock
+from pyhpc.measure.conditions import Probe
+from pyhpc.measure.measurement import Measurement, Series, Subject, Verification
+from pyhpc.measure.sample import sample
+
+AUTO = "auto"  # the variant that lets the library choose by size and rank count
+
+
+@dataclass(frozen=True)
+class _TogetherClock:
+    """A clock that starts when the last rank has come."""
+
+    own: Clock
+    barrier: Callable[[], None]
+
+    @property
+    def resolution_seconds(self) -> float:
+        return self.own.resolution_seconds
+
+    @property
+    def cost_seconds(self) -> float:
+        return self.own.cost_seconds
+
+    @property
+    def call_seconds(self) -> float:
+        return self.own.call_seconds
+
+    def time(self, call: Callable[[], Any], count: int) -> float:
+        self.barrier()
+        return self.own.time(call, count)
+
+    def evict(self) -> None:
+        self.own.evict()
+
+
+def _verify(problem: Any, right: np.ndarray, comm: Any, rank: int) -> Check:
+    """This rank's check of the first result: a share when all ranks have the same bits, else the whole."""
+    digests = set(comm.allgather(hashlib.sha256(right.tobytes()).digest()))
+    return problem.verify_share(right, rank) if len(digests) == 1 else problem.verify(right, problem.inputs())  # type: ignore[no-any-return]
+
+
+def _slowest(seconds: list[tuple[float, ...]]) -> tuple[float, ...]:
+    """Sample by sample the slowest rank's time."""
+    return tuple(max(times) for times in zip(*seconds, strict=True))
+
+
+def _merge(proofs: list[Verification], wrong: list[tuple[int, ...]]) -> Verification:
+    """The ranks' verifications as one: as good as the worst rank's."""
+    return proofs[0].model_copy(
+        update={
+            "samples": min(proof.samples for proof in proofs),
+            "wrong_samples": len({number for numbers in wrong for number in numbers}),
+            "wrong_elements": sum(proof.wrong_elements for proof in proofs),
+            "worst": max(proof.worst for proof in proofs),
+            "first_wrong": next((proof.first_wrong for proof in proofs if proof.first_wrong), None),
+        }
+    )
+
+
+def measure(case: Case, context: Context) -> Measurement | None:
+    """Measure one case on all ranks of the step; the record is rank 0's."""
+    from pyhpc.comm import channel, mpi
+    from pyhpc.kernels.allreduce import KERNEL, allreduce
+
+    started, rank = time.time(), context.rank
+    comm = channel(context.comm).comm
+    problem: Any = KERNEL.problem(case.problem)
+    original = problem.contribution(rank)
+    x, out, poison = original.copy(), problem.output(), problem.output()
+
+    def call() -> None:
+        allreduce(x, context.comm, problem.op, case.variant, out, checked=False)
+
+    context.phase("verifying")
+    allreduce(x, context.comm, problem.op, case.variant, out)
+    right = out.copy()
+    check = _verify(problem, right, comm, rank)
+    checks: list[tuple[Check, Subject]] = comm.allgather((check, context.subject))
+    fields: dict[str, Any] = {"ranks": context.ranks, "flops": problem.flops, "bytes": problem.bytes, "started": started}
+    for other, subject in checks:
+        if not other.passed:
+            proved = refuted(other, str(subject))
+            record = context.measurement(case, verification=proved, finished=time.time(), **fields)
+            return record if rank == 0 else None
+    proof = Proof(right, str(context.subject))
+
+    def prepare() -> None:
+        np.copyto(x, original)
+        np.copyto(out, poison)
+
+    def checked() -> bool:
+        context.fault.at_result(out, case.name)
+        return proof.check(out)
+
+    context.phase("sampling")
+    probe = Probe(threads=context.step.threads)
+    clock = _TogetherClock(host_clock(), comm.Barrier)
+    samples = sample(call, prepare, checked, context.step.sampling, clock, lambda value: comm.allreduce(value, mpi().MAX))
+    proved = proof.verification(samples, check)
+    gathered = comm.gather((samples.seconds, samples.wrong, proved))
+    if rank != 0:
+        return None
+    seconds = [entry[0] for entry in gathered]
+    slowest = _slowest(seconds)
+    worst_rank = max(range(len(seconds)), key=lambda number: sum(seconds[number]))
+    metrics = {
+        "seconds": Series(unit="s", values=slowest),
+        "algbw": Series(unit="B/s", values=tuple(problem.algbw(t) for t in slowest)),
+    }
+    if context.ranks > 1:
+        metrics["busbw"] = Series(unit="B/s", values=tuple(problem.busbw(t) for t in slowest))
+    return context.measurement(
+        case,
+        subject=checks[worst_rank][1],
+        seconds=dict(enumerate(seconds)),
+        metrics=metrics,
+        verification=_merge([entry[2] for entry in gathered], [entry[1] for entry in gathered]),
+        conditions=probe.stop(pattern=problem.pattern, seed=problem.seed, cache=context.step.sampling.cache),
+        finished=time.time(),
+        **fields,
+    )
+
+
+def decide(parameters: dict[str, Any], variant: str, ranks: int) -> tuple[dict[str, Any], str, str | None]:
+    """What the planner asks: the problem's parameters, the variant, and why it cannot run here.
+
+    Raises:
+        ConfigError: an unknown algorithm, or a rank count that is not the step's.
+    """
+    from pyhpc import comm
+    from pyhpc.kernels.schedules.schedule import algorithms
+
+    known = (AUTO, *algorithms(), "mpi")
+    chosen = AUTO if variant == "best" else variant
+    if chosen not in known:
+        raise ConfigError(f"there is no all-reduce algorithm {variant!r}; there are {', '.join(known)}")
+    if parameters.get("ranks", ranks) != ranks:
+        raise ConfigError(f"ranks = {parameters['ranks']} does not fit: the step has {ranks}; leave it out")
+    return {**parameters, "ranks": ranks}, chosen, comm.installation_absence()
+
+
+WORKLOAD = Workload(
+    name="allreduce",
+    summary="all ranks combine a vector each; the slowest rank's time counts",
+    collective=True,
+    metrics=("seconds", "algbw", "busbw"),
+    measure=measure,
+    decide=decide,
+)
