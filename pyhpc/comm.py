@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import socket
@@ -155,6 +156,15 @@ def mpiexec() -> Path | None:
         return beside.resolve()  # a link: Hydra looks for its proxy beside the program it was started as
     found = shutil.which("mpiexec") or shutil.which("mpirun")
     return None if found is None else Path(found)
+
+
+def installation_absence() -> str | None:
+    """Why ranks cannot be started or joined here, as far as can be told without initialising MPI; or None."""
+    if importlib.util.find_spec("mpi4py") is None:
+        return f"MPI is absent because mpi4py is not installed; {INSTALL}"
+    if not launched() and mpiexec() is None:
+        return f"several ranks cannot be started because there is no mpiexec; {INSTALL}"
+    return None
 
 
 @functools.cache

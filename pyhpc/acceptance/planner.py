@@ -93,7 +93,8 @@ class _Planner:
             notes += (
                 f"{per_node} rank(s) × {threads} thread(s) on {self.machine.cores} core(s): they will take turns",
             )
-        cases = tuple(case for written in config.cases for case in self.cases(config, written))
+        ranks = per_node * self.nodes
+        cases = tuple(case for written in config.cases for case in self.cases(config, written, ranks))
         names = [case.name for case in cases]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
@@ -103,7 +104,7 @@ class _Planner:
             name=config.name,
             workload=workload.name,
             nodes="all" if workload.collective else "each",
-            ranks=per_node * self.nodes,
+            ranks=ranks,
             threads=threads,
             timeout_seconds=config.timeout_seconds,
             cases=cases,
@@ -134,8 +135,9 @@ class _Planner:
             )
         return per_node, None, ()
 
-    def cases(self, step: StepConfig, written: CaseConfig) -> list[Case]:
+    def cases(self, step: StepConfig, written: CaseConfig, ranks: int) -> list[Case]:
         """The cases that one inline table stands for."""
+        workload = self.workloads[step.workload]
         name = written.kernel or step.workload
         if name not in self.kernels:
             raise self.error(f"there is no kernel {name!r}{near(name, self.kernels)}", written.line)
@@ -148,8 +150,14 @@ class _Planner:
         for values in itertools.product(*choices):
             frozen = [tuple(value) if isinstance(value, list) else value for value in values]
             try:
-                problem = kernel.problem(dict(zip(written.parameters, frozen, strict=True)))
-                found += [self.case(kernel, problem, variant, written.device) for variant in variants]
+                parameters = dict(zip(written.parameters, frozen, strict=True))
+                for variant in variants:
+                    if workload.decide is None:
+                        problem = kernel.problem(parameters)
+                        found.append(self.case(kernel, problem, variant, written.device))
+                    else:
+                        decided, chosen, skip = workload.decide(parameters, variant, ranks)
+                        found.append(_case(kernel.problem(decided), chosen, written.device, skip))
             except ConfigError as error:
                 raise self.error(str(error), written.line) from error
         return found
@@ -165,16 +173,7 @@ class _Planner:
         else:
             chosen = kernel.variant(wanted)
             variant, device, skip = chosen.name, chosen.device, chosen.reject(problem)
-        return Case(
-            name=f"{problem.label} {variant}",
-            kernel=kernel.name,
-            variant=variant,
-            problem=problem.to_json(),
-            device=device,
-            flops=problem.flops,
-            bytes=problem.bytes,
-            skip=skip,
-        )
+        return _case(problem, variant, device, skip)
 
     def bound(self, step: Step, steps: list[Step]) -> Step:
         """The step with the ceilings of its cases, and its limits checked against them."""
@@ -245,6 +244,19 @@ class _Planner:
             return math.inf
         operations = _OPERATIONS_PER_CYCLE.get(str(case.problem.get("dtype")), _OPERATIONS_PER_CYCLE[""])
         return min(step.threads, self.machine.cores) * operations * _FASTEST_HERTZ
+
+
+def _case(problem: Problem, variant: str, device: str, skip: str | None) -> Case:
+    return Case(
+        name=f"{problem.label} {variant}",
+        kernel=problem.kernel,
+        variant=variant,
+        problem=problem.to_json(),
+        device=device,
+        flops=problem.flops,
+        bytes=problem.bytes,
+        skip=skip,
+    )
 
 
 def _where(limit: Limit) -> str:

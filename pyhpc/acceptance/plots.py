@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, MUTED, GRID = "#1b2733", "#6b7886", "#e3e8ed"
-OUTCOME_COLORS = {"pass": "#1f7a4d", "fail": "#b3261e", "inconclusive": "#a15c00", "error": "#b3261e", "skip": "#6b7886"}
+OUTCOME_COLORS = {
+    "pass": "#1f7a4d",
+    "fail": "#b3261e",
+    "inconclusive": "#a15c00",
+    "error": "#b3261e",
+    "skip": "#6b7886",
+}
 SERIES_COLORS = ("#2456a6", "#c2571a", "#1f7a4d", "#7a3e9d", "#8a6d00", "#0b7a86", "#a3315f", "#4a5560")
 SCALES = {"flop/s": (1e-9, "GFLOP/s"), "B/s": (1e-9, "GB/s"), "s": (1e6, "µs")}
 _STYLE = {
@@ -81,8 +87,14 @@ def roofline(report: Report) -> str:
 
 def _roofline(report: Report) -> str:
     peaks = _ceilings(report, "peak", "flops_per_second")
-    bandwidths = {case: rate for case, rate in _ceilings(report, "memory", "bytes_per_second").items() if "DRAM" in case}
-    points = [m for m in report.measurements if m.kernel not in ("peak", "memory") and m.flops and m.bytes and _good(m, "flops_per_second")]
+    bandwidths = {
+        case: rate for case, rate in _ceilings(report, "memory", "bytes_per_second").items() if "DRAM" in case
+    }
+    points = [
+        m
+        for m in report.measurements
+        if m.kernel not in ("peak", "memory") and m.flops and m.bytes and _good(m, "flops_per_second")
+    ]
     if not peaks or not bandwidths or not points:
         return ""
     bandwidth = max(bandwidths.values())
@@ -93,16 +105,44 @@ def _roofline(report: Report) -> str:
     for index, (case, peak) in enumerate(sorted(peaks.items(), key=lambda item: -item[1])):
         color = SERIES_COLORS[index % len(SERIES_COLORS)]
         axes.plot([max(left, peak / bandwidth), right], [peak * 1e-9] * 2, color=color, linewidth=1.4)
-        axes.annotate(f"{case.split()[0]} {peak * 1e-9:.0f}", (right, peak * 1e-9), xytext=(3, -2), textcoords="offset points", color=color, fontsize=8)
+        axes.annotate(
+            f"{case.split()[0]} {peak * 1e-9:.0f}",
+            (right, peak * 1e-9),
+            xytext=(3, -2),
+            textcoords="offset points",
+            color=color,
+            fontsize=8,
+        )
     axes.plot([left, top / bandwidth], [left * bandwidth * 1e-9, top * 1e-9], color=INK, linewidth=1.4)
-    axes.annotate(f"DRAM {bandwidth * 1e-9:.0f} GB/s", (left, left * bandwidth * 1e-9), xytext=(10, 2), textcoords="offset points", fontsize=8)
+    axes.annotate(
+        f"DRAM {bandwidth * 1e-9:.0f} GB/s",
+        (left, left * bandwidth * 1e-9),
+        xytext=(10, 2),
+        textcoords="offset points",
+        fontsize=8,
+    )
     markers = {kernel: marker for kernel, marker in zip(sorted({m.kernel for m in points}), "os^Dv", strict=False)}
     seen: set[str] = set()
     for m, intensity in zip(points, intensities, strict=True):
         label = m.kernel if m.kernel not in seen else None
         seen.add(m.kernel)
-        axes.plot(intensity, median(_good(m, "flops_per_second")) * 1e-9, markers.get(m.kernel, "o"), color=INK, markersize=6, alpha=0.75, markeredgewidth=0, label=label)
-    axes.set(xscale="log", yscale="log", xlim=(left, right), xlabel="arithmetic intensity (operations per byte)", ylabel="10⁹ operations/s")
+        axes.plot(
+            intensity,
+            median(_good(m, "flops_per_second")) * 1e-9,
+            markers.get(m.kernel, "o"),
+            color=INK,
+            markersize=6,
+            alpha=0.75,
+            markeredgewidth=0,
+            label=label,
+        )
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlim=(left, right),
+        xlabel="arithmetic intensity (operations per byte)",
+        ylabel="10⁹ operations/s",
+    )
     axes.grid(True, which="major", color=GRID, linewidth=0.7)
     axes.legend(frameon=False, loc="lower right")
     return _svg(figure)
@@ -121,7 +161,12 @@ def _rows(report: Report, step: str) -> list[tuple[Measurement, Verdict]]:
             pooled[(m.case, m.key[2])] = m
     rows: dict[tuple[str, int, str], tuple[Measurement, Verdict]] = {}
     for verdict in report.verdicts:
-        if verdict.step == step and verdict.limit is not None and verdict.subject is not None and verdict.value is not None:
+        if (
+            verdict.step == step
+            and verdict.limit is not None
+            and verdict.subject is not None
+            and verdict.value is not None
+        ):
             for (case, who), m in pooled.items():
                 if case == verdict.case and who in (-1, verdict.subject.rank) and verdict.limit.metric in m.metrics:
                     rows.setdefault((case, who, verdict.limit.metric), (m, verdict))
@@ -136,7 +181,10 @@ def _distributions(report: Report, step: str) -> str:
     figure, (axes,) = _figure(8.6, 0.55 + 0.34 * len(rows))
     for row, (m, verdict) in enumerate(rows):
         _strip(axes, row, report, m, verdict)
-    axes.set_yticks(range(len(rows)), [m.case + (f" · rank {m.subject.rank}" if len(ranks) > 1 and m.ranks == 1 else "") for m, _ in rows])
+    axes.set_yticks(
+        range(len(rows)),
+        [m.case + (f" · rank {m.subject.rank}" if len(ranks) > 1 and m.ranks == 1 else "") for m, _ in rows],
+    )
     axes.set(ylim=(len(rows) - 0.4, -0.6))
     units = {_axis_unit(verdict) for _, verdict in rows}
     axes.set_xlabel(" / ".join(sorted(units)))
@@ -164,7 +212,9 @@ def _strip(axes: Axes, row: int, report: Report, measurement: Measurement, verdi
     color = OUTCOME_COLORS[verdict.outcome]
     shown = values[:: max(1, len(values) // 400)]
     heights = [row + 0.22 * (((index * 7919) % 101) / 50 - 1) for index in range(len(shown))]
-    axes.plot([value * scale for value in shown], heights, ".", color=MUTED, markersize=2.5, alpha=0.45, markeredgewidth=0)
+    axes.plot(
+        [value * scale for value in shown], heights, ".", color=MUTED, markersize=2.5, alpha=0.45, markeredgewidth=0
+    )
     if verdict.low is not None and verdict.high is not None:
         axes.plot([verdict.low, verdict.high], [row, row], color=color, linewidth=4, solid_capstyle="butt", alpha=0.9)
     axes.plot([verdict.value], [row], "|", color=color, markersize=13, markeredgewidth=2)
@@ -190,11 +240,17 @@ def _allreduce_curves(report: Report) -> str:
     figure, (axes,) = _figure(8.6, 3.4)
     for index, (name, curve) in enumerate(sorted(curves.items())):
         sizes = sorted(curve)
-        axes.plot(sizes, [median(curve[size]) for size in sizes], "o-", markersize=4, linewidth=1.4, color=SERIES_COLORS[index % len(SERIES_COLORS)], label=name)
+        axes.plot(
+            sizes,
+            [median(curve[size]) for size in sizes],
+            "o-",
+            markersize=4,
+            linewidth=1.4,
+            color=SERIES_COLORS[index % len(SERIES_COLORS)],
+            label=name,
+        )
     axes.set(xlabel="message size (bytes per rank)", ylabel="bus bandwidth (GB/s)", yscale="log")
     axes.set_xscale("log", base=2)
     axes.grid(True, which="major", color=GRID, linewidth=0.7)
     axes.legend(frameon=False)
     return _svg(figure)
-
-

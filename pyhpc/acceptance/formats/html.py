@@ -55,7 +55,11 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("Caches per core", caches),
         ("Memory", _bytes(machine.memory_bytes)),
         ("Instruction sets", ", ".join(name for name, refusal in machine.targets.items() if not refusal)),
-        ("GPUs", "; ".join(f"{gpu.name} {gpu.uuid}" for gpu in machine.gpus) or f"none: {machine.gpu_absence or 'not found'}"),
+        (
+            "GPUs",
+            "; ".join(f"{gpu.name} {gpu.uuid}" for gpu in machine.gpus)
+            or f"none: {machine.gpu_absence or 'not found'}",
+        ),
         ("Network", "; ".join(f"{nic.name} ({nic.kind}, {nic.state})" for nic in machine.nics)),
         ("System", machine.system),
         ("Python", machine.python),
@@ -76,8 +80,12 @@ def _conditions(report: Report) -> list[tuple[str, str]]:
         ("Cache-line latency", "line_latency_seconds", 1e9, "ns"),
     ):
         values = [value * scale for m in report.measurements for value in getattr(m.conditions, field)]
-        found.append((label, f"{min(values):.3g} – {max(values):.3g} {unit}".strip() if values else "the machine does not tell"))
-    others = [m.conditions.other_cpu_fraction for m in report.measurements if m.conditions.other_cpu_fraction is not None]
+        found.append(
+            (label, f"{min(values):.3g} – {max(values):.3g} {unit}".strip() if values else "the machine does not tell")
+        )
+    others = [
+        m.conditions.other_cpu_fraction for m in report.measurements if m.conditions.other_cpu_fraction is not None
+    ]
     if others:
         found.append(("Processor time of others", f"up to {100 * max(others):.0f} %"))
     throttled = sorted({reason for m in report.measurements for reason in m.conditions.throttle_reasons})
@@ -93,7 +101,11 @@ def render(report: Report) -> str:
     from pyhpc.acceptance import plots
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "bound": _bound, "clock": _clock}
     steps: list[dict[str, Any]] = []

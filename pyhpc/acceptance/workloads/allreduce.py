@@ -98,7 +98,12 @@ def measure(case: Case, context: Context) -> Measurement | None:
     right = out.copy()
     check = _verify(problem, right, comm, rank)
     checks: list[tuple[Check, Subject]] = comm.allgather((check, context.subject))
-    fields: dict[str, Any] = {"ranks": context.ranks, "flops": problem.flops, "bytes": problem.bytes, "started": started}
+    fields: dict[str, Any] = {
+        "ranks": context.ranks,
+        "flops": problem.flops,
+        "bytes": problem.bytes,
+        "started": started,
+    }
     for other, subject in checks:
         if not other.passed:
             proved = refuted(other, str(subject))
@@ -117,7 +122,9 @@ def measure(case: Case, context: Context) -> Measurement | None:
     context.phase("sampling")
     probe = Probe(threads=context.step.threads)
     clock = _TogetherClock(host_clock(), comm.Barrier)
-    samples = sample(call, prepare, checked, context.step.sampling, clock, lambda value: comm.allreduce(value, mpi().MAX))
+    samples = sample(
+        call, prepare, checked, context.step.sampling, clock, lambda value: comm.allreduce(value, mpi().MAX)
+    )
     proved = proof.verification(samples, check)
     gathered = comm.gather((samples.seconds, samples.wrong, proved))
     if rank != 0:
