@@ -4,7 +4,9 @@
 #pragma once
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <atomic>
 #include <string>
 
 #include "core/array.h"
@@ -57,14 +59,15 @@ inline void contiguous_strides(Borrowed& out) {
 // Byte strides must be whole elements: a kernel steps in elements.
 inline void set_byte_stride(Borrowed& out, int axis, int64_t bytes, const char* argument) {
   const int size = itemsize(out.dtype);
-  if (bytes % size) fail(argument, "has a stride of " + std::to_string(bytes) + " bytes, which is not a whole number of elements; copy it first");
+  if (out.shape[axis] > 1 && bytes % size)
+    fail(argument, "has a stride of " + std::to_string(bytes) + " bytes, which is not a whole number of elements; copy it first");
   out.strides[axis] = bytes / size;
 }
 
 inline void from_numpy(py::handle object, const char* argument, Borrowed& out) {
   const py::array array = py::reinterpret_borrow<py::array>(object);
   const py::dtype type = array.dtype();
-  static int bfloat16_number = -1;
+  static std::atomic<int> bfloat16_number{-1};  // NumPy numbers the type when ml_dtypes is imported
   const int number = type.num();
   if (number == bfloat16_number) {
     out.dtype = DType::bfloat16;
@@ -108,12 +111,22 @@ inline void from_tensor(const dlpack::Tensor& tensor, bool writable, const char*
   out.writable = writable;
 }
 
+// The capsule of DLPack 1, which tells read-only memory, where the producer knows it, else the older one.
+inline py::object versioned_capsule(py::handle object) {
+  try {
+    return object.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
+  } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_TypeError)) throw;
+    return object.attr("__dlpack__")();
+  }
+}
+
 inline void from_dlpack(py::handle object, const char* argument, Borrowed& out) {
   // The capsule keeps its name, so its own destructor releases the tensor when `owner` goes.
   if (py::hasattr(object, "__dlpack_device__") && object.attr("__dlpack_device__")().cast<py::tuple>()[0].cast<int>() == dlpack::cuda)
     out.owner = object.attr("__dlpack__")(py::arg("stream") = -1);  // -1: no synchronisation, we launch on the caller's stream
   else
-    out.owner = object.attr("__dlpack__")();
+    out.owner = versioned_capsule(object);
   PyObject* capsule = out.owner.ptr();
   if (PyCapsule_IsValid(capsule, "dltensor"))
     return from_tensor(static_cast<dlpack::Managed*>(PyCapsule_GetPointer(capsule, "dltensor"))->tensor, true, argument, out);
@@ -146,7 +159,7 @@ inline void from_cuda_interface(py::handle object, const char* argument, Borrowe
 inline void from_buffer(py::handle object, const char* argument, Borrowed& out) {
   if (PyObject_GetBuffer(object.ptr(), &out.buffer, PyBUF_RECORDS_RO) != 0) throw py::error_already_set();
   const char* format = out.buffer.format ? out.buffer.format : "B";
-  if (*format == '@' || *format == '=') ++format;
+  if (*format == '@' || *format == '=' || *format == '<') ++format;  // every target is little-endian
   const int size = static_cast<int>(out.buffer.itemsize);
   const std::string code = format;
   if (code == "d" || code == "f" || code == "e") out.dtype = dtype_of('f', size, argument);
@@ -154,10 +167,11 @@ inline void from_buffer(py::handle object, const char* argument, Borrowed& out) 
   else if (code == "B" || code == "H" || code == "I" || code == "L" || code == "Q") out.dtype = dtype_of('u', size, argument);
   else fail(argument, "has buffer format '" + code + "', which no kernel takes");
   set_ndim(out, out.buffer.ndim, argument);
-  for (int i = 0; i < out.ndim; ++i) {
-    out.shape[i] = out.buffer.shape[i];
-    set_byte_stride(out, i, out.buffer.strides[i], argument);
-  }
+  for (int i = 0; i < out.ndim; ++i) out.shape[i] = out.buffer.shape[i];
+  if (out.buffer.strides)
+    for (int i = 0; i < out.ndim; ++i) set_byte_stride(out, i, out.buffer.strides[i], argument);
+  else
+    contiguous_strides(out);  // ctypes gives none, though asked
   out.data = out.buffer.buf;
   out.writable = !out.buffer.readonly;
 }
@@ -165,13 +179,16 @@ inline void from_buffer(py::handle object, const char* argument, Borrowed& out) 
 }  // namespace bind_detail
 
 inline void borrow(py::handle object, const char* argument, Borrowed& out) {
-  if (py::isinstance<py::array>(object)) return bind_detail::from_numpy(object, argument, out);
-  if (py::hasattr(object, "__dlpack__")) return bind_detail::from_dlpack(object, argument, out);
-  if (py::hasattr(object, "__cuda_array_interface__")) return bind_detail::from_cuda_interface(object, argument, out);
-  if (PyObject_CheckBuffer(object.ptr())) return bind_detail::from_buffer(object, argument, out);
-  bind_detail::fail(argument, "is a " + std::string(Py_TYPE(object.ptr())->tp_name) +
-                                  ", not an array: give NumPy, PyTorch, CuPy, Numba, or anything with DLPack, the buffer protocol or "
-                                  "__cuda_array_interface__");
+  if (py::isinstance<py::array>(object)) bind_detail::from_numpy(object, argument, out);
+  else if (py::hasattr(object, "__dlpack__")) bind_detail::from_dlpack(object, argument, out);
+  else if (py::hasattr(object, "__cuda_array_interface__")) bind_detail::from_cuda_interface(object, argument, out);
+  else if (PyObject_CheckBuffer(object.ptr())) bind_detail::from_buffer(object, argument, out);
+  else
+    bind_detail::fail(argument, "is a " + std::string(Py_TYPE(object.ptr())->tp_name) +
+                                    ", not an array: give NumPy, PyTorch, CuPy, Numba, or anything with DLPack, the buffer protocol or "
+                                    "__cuda_array_interface__");
+  if (reinterpret_cast<uintptr_t>(out.data) % itemsize(out.dtype))
+    bind_detail::fail(argument, "is not aligned to its element size; copy it first");
 }
 
 // Turns pyhpc::Error into the class of pyhpc.errors that its kind names. Called once by each module.

@@ -23,19 +23,22 @@ uint64_t saved_register_state() {
   return (static_cast<uint64_t>(high) << 32) | low;
 }
 
-const char* x86_refusal(bool want_avx512) {
-  uint32_t a, b, c, d, b7 = 0, unused;
+enum class X86 { avx2, avx512, avx512_vnni };
+
+const char* x86_refusal(X86 wanted) {
+  uint32_t a, b, c, d, b7 = 0, c7 = 0, unused;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return "the processor has no cpuid leaf 1";
   const bool osxsave = c & bit_OSXSAVE, avx = c & bit_AVX, fma = c & bit_FMA, f16c = c & bit_F16C;
   if (!osxsave || !avx) return "the processor or the operating system has no AVX";
-  __get_cpuid_count(7, 0, &unused, &b7, &unused, &unused);
+  __get_cpuid_count(7, 0, &unused, &b7, &c7, &unused);
   const uint64_t state = saved_register_state();
   if (!(b7 & bit_AVX2) || !fma || !f16c) return "the processor has no AVX2 with FMA and F16C";
   if ((state & 0x6) != 0x6) return "the operating system does not save the AVX registers";
-  if (want_avx512) {
+  if (wanted != X86::avx2) {
     constexpr uint32_t needed = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
     if ((b7 & needed) != needed) return "the processor has no AVX-512 F, BW, DQ and VL";
     if ((state & 0xe6) != 0xe6) return "the operating system does not save the AVX-512 registers";
+    if (wanted == X86::avx512_vnni && !(c7 & bit_AVX512VNNI)) return "the processor has no AVX-512 VNNI";
   }
   return nullptr;
 }
@@ -77,8 +80,9 @@ CacheSizes probe_caches() {
 const char* target_refusal(const char* target) {
   if (strcmp(target, "generic") == 0) return nullptr;
 #if defined(__x86_64__)
-  if (strcmp(target, "avx2") == 0) return x86_refusal(false);
-  if (strcmp(target, "avx512") == 0) return x86_refusal(true);
+  if (strcmp(target, "avx2") == 0) return x86_refusal(X86::avx2);
+  if (strcmp(target, "avx512") == 0) return x86_refusal(X86::avx512);
+  if (strcmp(target, "avx512_vnni") == 0) return x86_refusal(X86::avx512_vnni);
 #elif defined(__aarch64__)
   if (strcmp(target, "neon") == 0)
     return (getauxval(AT_HWCAP) & HWCAP_ASIMDHP) ? nullptr : "the processor has no half-precision NEON (Armv8.2 FP16)";

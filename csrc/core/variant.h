@@ -13,6 +13,8 @@
 #include <stdlib.h>
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "core/error.h"
 #include "core/machine.h"
@@ -37,6 +39,17 @@ const Variant& choose(const Variant* const (&variants)[count], const std::string
     known += std::string(known.empty() ? "" : ", ") + variant->name;
   }
   throw Error(ErrorKind::invalid, "there is no variant '" + name + "'; this build has: " + known);
+}
+
+// (name, why it cannot run here or "") of every variant, best first.
+template <class Variant, size_t count>
+std::vector<std::pair<std::string, std::string>> list_variants(const Variant* const (&variants)[count]) {
+  std::vector<std::pair<std::string, std::string>> listing;
+  for (const Variant* variant : variants) {
+    const char* refusal = target_refusal(variant->name);
+    listing.emplace_back(variant->name, refusal ? refusal : "");
+  }
+  return listing;
 }
 
 }  // namespace pyhpc

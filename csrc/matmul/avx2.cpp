@@ -1,0 +1,25 @@
+// matmul for AVX2 with FMA. int8 is widened to int16 and multiplied in pairs by vpmaddwd.
+#include <immintrin.h>
+
+#include "matmul/run.h"
+
+namespace pyhpc::matmul {
+namespace {
+
+struct Target {
+  // 12 sums, 2 vectors of b, 1 broadcast of a: 15 of 16 registers.
+  static constexpr int vector_bytes = 32, rows = 6, vectors = 2;
+  using Int8 = Int8Pairs<Target, vector_bytes>;
+
+  static Vector<uint32_t, 32> dot_pairs(Vector<uint32_t, 32> sum, Vector<uint32_t, 32> a, Vector<uint32_t, 32> b) {
+    return sum + reinterpret_cast<Vector<uint32_t, 32>>(
+                     _mm256_madd_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+  }
+};
+
+}  // namespace
+
+extern const Variant avx2;
+const Variant avx2 = {"avx2", run<Target>};
+
+}  // namespace pyhpc::matmul

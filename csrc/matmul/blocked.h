@@ -1,0 +1,146 @@
+// The five loops around the micro-kernel (Van Zee and van de Geijn, BLIS, ACM TOMS 41(3), 2015), written once:
+//   for columns of n in blocks: for k in blocks: pack b (one copy for the team)
+//     for my rows of m in blocks: pack a (my own copy)
+//       for my panels of b: for panels of a: tile
+// Block sizes follow from the cache sizes (Low et al., "Analytical modeling is enough for high-performance BLIS", ACM
+// TOMS 43(2), 2016): a panel of b stays in the first-level cache, the block of a in half of the second, the block of b in a
+// share of the third. A team splits each block of columns as a grid, so an element of out has one owner, and its
+// sum has one order: k block after k block, each in ascending k, whatever the team.
+#pragma once
+#include "core/machine.h"
+#include "matmul/matmul.h"
+#include "matmul/tile.h"
+
+namespace pyhpc::matmul {
+namespace {
+
+// The threads that work on one product.
+struct Team {
+  int rank, size;
+  void barrier() const {
+    if (size > 1) {
+#pragma omp barrier
+    }
+  }
+};
+
+struct Range {
+  int64_t begin, end;
+};
+
+// Part `rank` of `parts` of [0, count), in multiples of `grain`; the parts differ by at most one grain.
+inline Range part(int64_t count, int64_t grain, int rank, int parts) {
+  const int64_t grains = ceil_div(count, grain);
+  const auto bound = [&](int64_t i) { return smaller(count, grains * i / parts * grain); };
+  return {bound(rank), bound(rank + 1)};
+}
+
+// One thread's place in its team's grid over the tiles of out.
+struct Place {
+  int row, rows, column, columns;
+};
+
+// One matrix product, typed. A source's lane is a row of a, a column of b.
+template <class Tile>
+struct Product {
+  using Word = typename Tile::Word;
+  int64_t m, n, k;
+  Source<typename Tile::Format::Input> a, b;
+  Word* out;
+  int64_t out_row, out_column;
+  bool accumulate;
+};
+
+template <class Tile>
+struct Blocked {
+  using Word = typename Tile::Word;
+  using Format = typename Tile::Format;
+  static constexpr int64_t rows = Tile::max_rows, columns = Tile::columns, group = Format::group;
+
+  int64_t m_block, n_block, k_block;  // rows of a, columns of b, elements of k
+
+  Blocked(int64_t m, int64_t n, int64_t k) {
+    // What to assume where the system does not tell: the smallest caches of current server cores.
+    const CacheSizes& caches = cache_sizes();
+    const int64_t l1 = caches.l1d ? caches.l1d : 32 << 10, l2 = caches.l2 ? caches.l2 : 512 << 10;
+    const int64_t l3 = caches.l3 ? caches.l3 : 4 << 20;
+    constexpr int64_t word = sizeof(Word);
+    const int64_t units = even_block(ceil_div(k, group), l1 / (columns * word), 4);
+    k_block = units * group;
+    // A quarter of the third level: it is shared, and half of a double-buffered block is being written.
+    n_block = even_block(n, l3 / 4 / (units * word), columns);
+    m_block = even_block(m, l2 / 2 / (units * word), rows);
+  }
+
+  int64_t a_words() const { return round_up(m_block * ceil_div(k_block, group), 1024); }
+  int64_t b_words() const { return round_up(ceil_div(n_block, columns) * panel_words(), 1024); }
+
+  // Called by every thread of the team; a_space is the thread's own, b_space holds two blocks for the team.
+  void run(const Product<Tile>& product, Team team, Word* a_space, Word* b_space) const {
+    const int64_t steps = ceil_div(product.n, n_block) * ceil_div(product.k, k_block);
+    const Place place = place_in_grid(ceil_div(product.m, rows), ceil_div(n_block, columns), team);
+    pack_b(product, 0, team, b_space);
+    team.barrier();
+    for (int64_t step = 0; step < steps; ++step) {
+      multiply_block(product, step, place, a_space, b_space + step % 2 * b_words());
+      // The other copy was last read before the last barrier: one barrier a step is enough.
+      if (step + 1 < steps) pack_b(product, step + 1, team, b_space + (step + 1) % 2 * b_words());
+      team.barrier();
+    }
+  }
+
+ private:
+  int64_t panel_words() const { return Tile::header + k_block / group * columns; }
+
+  // The size of equal blocks of at most `most` that cover `count`, a multiple of `grain`.
+  static int64_t even_block(int64_t count, int64_t most, int64_t grain) {
+    const int64_t limit = most < grain ? grain : most / grain * grain;
+    return round_up(ceil_div(count, ceil_div(count, limit)), grain);
+  }
+
+  // The grid whose largest share of tiles is smallest; the one with most threads along m among equals, since
+  // threads along n pack the same rows of a.
+  static Place place_in_grid(int64_t row_panels, int64_t column_panels, Team team) {
+    Place best = {};
+    int64_t least = INT64_MAX;
+    for (int along_m = team.size; along_m >= 1; --along_m) {
+      if (team.size % along_m) continue;
+      const int along_n = team.size / along_m;
+      const int64_t share = ceil_div(row_panels, along_m) * ceil_div(column_panels, along_n);
+      if (share < least) least = share, best = {team.rank / along_n, along_m, team.rank % along_n, along_n};
+    }
+    return best;
+  }
+
+  void pack_b(const Product<Tile>& product, int64_t step, Team team, Word* b_block) const {
+    const int64_t k_blocks = ceil_div(product.k, k_block);
+    const int64_t j0 = step / k_blocks * n_block, p0 = step % k_blocks * k_block;
+    const int64_t n = smaller(n_block, product.n - j0), k = smaller(k_block, product.k - p0);
+    const Range mine = part(n, columns, team.rank, team.size);
+    for (int64_t j = mine.begin; j < mine.end; j += columns)
+      Tile::pack_b(product.b.at(j0 + j, p0), smaller(columns, n - j), k, b_block + j / columns * panel_words());
+  }
+
+  void multiply_block(const Product<Tile>& product, int64_t step, Place place, Word* a_space, const Word* b_block) const {
+    const int64_t k_blocks = ceil_div(product.k, k_block);
+    const int64_t j0 = step / k_blocks * n_block, p0 = step % k_blocks * k_block;
+    const int64_t k = smaller(k_block, product.k - p0), units = ceil_div(k, group);
+    const Range my_rows = part(product.m, rows, place.row, place.rows);
+    const Range my_columns = part(smaller(n_block, product.n - j0), columns, place.column, place.columns);
+    if (my_rows.begin == my_rows.end || my_columns.begin == my_columns.end) return;
+    const int64_t my_block = even_block(my_rows.end - my_rows.begin, m_block, rows);
+    for (int64_t i0 = my_rows.begin; i0 < my_rows.end; i0 += my_block) {
+      const int64_t i_end = smaller(i0 + my_block, my_rows.end);
+      for (int64_t i = i0; i < i_end; i += rows)
+        Tile::pack_a(product.a.at(i, p0), smaller(rows, i_end - i), k, a_space + (i - i0) * units);
+      for (int64_t j = my_columns.begin; j < my_columns.end; j += columns)
+        for (int64_t i = i0; i < i_end; i += rows)
+          Tile::run(smaller(rows, i_end - i), smaller(columns, my_columns.end - j), units, a_space + (i - i0) * units,
+                    b_block + j / columns * panel_words(), product.out + i * product.out_row + (j0 + j) * product.out_column,
+                    product.out_row, product.out_column, product.accumulate || p0 > 0);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace pyhpc::matmul

@@ -1,0 +1,30 @@
+// The contract of the CPU matmul: out = a b, or out += a b, for every matrix of a batch.
+//   out[i, j] (+)= sum over p of a[i, p] b[p, j],   i < m, j < n, p < k
+// float64 -> float64, float32 -> float32, bfloat16 -> float32, float16 -> float32, int8 -> int32 (modulo 2^32).
+// The order of summation depends on the shape, the strides and the processor's caches alone: the same call gives the
+// same bits whatever the number of threads. Products with Inf and NaN reach exactly the elements IEEE 754 says.
+#pragma once
+#include <stdint.h>
+
+#include "core/array.h"
+
+namespace pyhpc::matmul {
+
+// Strides are in elements, of any sign; those of out do not overlap. Data is aligned to its element size.
+struct Problem {
+  DType dtype;  // of a and b
+  int64_t m, n, k;
+  const void *a, *b;
+  void* out;
+  int64_t a_row, a_column, b_row, b_column, out_row, out_column;
+  bool accumulate;
+  int batch_ndim;
+  int64_t batch_shape[Array::max_ndim], a_batch[Array::max_ndim], b_batch[Array::max_ndim], out_batch[Array::max_ndim];
+};
+
+struct Variant {
+  const char* name;
+  bool (*run)(const Problem& problem, int threads);  // false: no memory for packing, out is untouched
+};
+
+}  // namespace pyhpc::matmul

@@ -1,0 +1,86 @@
+// Packing: a panel of `width` rows of a (or columns of b) becomes consecutive words in the order the micro-kernel reads,
+//   packed[u * width + i] = word of row i at k = u * group ...,   u < units = ceil(k / group)
+// Missing rows are zero; they only reach parts of a tile that are never stored. k is padded inside an integer word only,
+// never for floating point, where 0 * Inf would be NaN.
+#pragma once
+#include "matmul/format.h"
+
+namespace pyhpc::matmul {
+namespace {
+
+inline int64_t smaller(int64_t x, int64_t y) { return x < y ? x : y; }
+inline int64_t ceil_div(int64_t x, int64_t y) { return (x + y - 1) / y; }
+inline int64_t round_up(int64_t x, int64_t y) { return ceil_div(x, y) * y; }
+
+// Where a packed operand comes from: element (lane, k) is at data[lane * lane_step + k * k_step].
+template <class Input>
+struct Source {
+  const Input* data;
+  int64_t lane_step, k_step;
+  Source at(int64_t lane, int64_t k) const { return {data + lane * lane_step + k * k_step, lane_step, k_step}; }
+};
+
+template <class Format, int width, Side side>
+struct Packer {
+  using Word = typename Format::Word;
+  using V = typename Format::V;
+  using From = Source<typename Format::Input>;
+  static constexpr int lanes = Format::lanes;
+
+  static void panel(From from, int64_t count, int64_t k, Word* packed) {
+    const int64_t lane_step = from.lane_step < 0 ? -from.lane_step : from.lane_step;
+    const int64_t k_step = from.k_step < 0 ? -from.k_step : from.k_step;
+    if (lane_step <= k_step)
+      by_rows(from, count, k, packed);
+    else
+      by_blocks(from, count, k, packed);
+  }
+
+ private:
+  // Lanes are near each other in memory: a row of the panel at a time.
+  static void by_rows(From from, int64_t count, int64_t k, Word* packed) {
+    for (int64_t p = 0; p < k; p += Format::group, packed += width) {
+      const auto* row = from.data + p * from.k_step;
+#pragma GCC unroll 8
+      for (int i = 0; i < width; i += lanes)
+        put(packed, i, Format::template across<side>(row + i * from.lane_step, from.lane_step, from.k_step, count - i, k - p));
+    }
+  }
+
+  // k is near: lanes x lanes words at a time, transposed in registers.
+  static void by_blocks(From from, int64_t count, int64_t k, Word* packed) {
+    constexpr int step = lanes * Format::group;
+    for (int64_t p = 0; p < k; p += step, packed += lanes * width) {
+      const int64_t units = smaller(lanes, ceil_div(k - p, Format::group));
+#pragma GCC unroll 4
+      for (int i = 0; i < width; i += lanes) {
+        V block[lanes];
+#pragma GCC unroll 16
+        for (int lane = 0; lane < lanes; ++lane)
+          block[lane] = i + lane < width && i + lane < count
+                            ? Format::template along<side>(from.at(i + lane, p).data, from.k_step, k - p)
+                            : V{};
+        transpose<V, Index>(block);
+        if (units == lanes) {
+#pragma GCC unroll 16
+          for (int u = 0; u < lanes; ++u) put(packed + u * width, i, block[u]);
+        } else {
+          for (int64_t u = 0; u < units; ++u) put(packed + u * width, i, block[u]);
+        }
+      }
+    }
+  }
+
+  using Index = std::conditional_t<sizeof(Word) == 8, int64_t, int32_t>;
+
+  // The words of `value` that belong to the panel.
+  static void put(Word* row, int i, V value) {
+    if (width - i >= lanes)
+      memcpy(row + i, &value, sizeof value);
+    else
+      memcpy(row + i, &value, sizeof(Word) * (width % lanes));
+  }
+};
+
+}  // namespace
+}  // namespace pyhpc::matmul

@@ -1,0 +1,117 @@
+// From a Problem to typed products: chooses the dtype's format, the orientation, the path and the team, and runs the batch.
+// A target file instantiates run<Target>; its Target gives
+//   vector_bytes, rows, vectors        the micro-kernel's tile: rows x (vectors * lanes), the same for every word size
+//   Int8                               the format of int8: Int8Pairs or Int8Quads with the target's instruction
+#pragma once
+#include <omp.h>
+
+#include "core/workspace.h"
+#include "matmul/vector_product.h"
+
+namespace pyhpc::matmul {
+namespace {
+
+// Waking and joining a team costs about 5 us. A thread is worth it from about 15 us of its own work: 2^20 multiply-adds
+// from packed panels, or 2^17 where every element of b comes from memory.
+constexpr int64_t packed_work_per_thread = 1 << 20, streamed_work_per_thread = 1 << 17;
+
+template <class Target, class Format>
+struct Runner {
+  using ThisTile = Tile<Format, Target::rows, Target::vectors>;
+  using Word = typename Format::Word;
+  using Input = typename Format::Input;
+  using Vectors = VectorProduct<ThisTile, Target::vector_bytes>;
+
+  static bool run(const Problem& problem, int threads) {
+    int64_t items = 1;
+    for (int i = 0; i < problem.batch_ndim; ++i) items *= problem.batch_shape[i];
+    if (items == 0 || problem.m == 0 || problem.n == 0) return true;
+    const Product<ThisTile> first = product(problem, 0);
+    if (first.k == 0) return empty_sum(problem, items);
+    const bool streamed = Vectors::takes(first);
+    const double work = static_cast<double>(first.m) * first.n * first.k;
+    const int useful = at_most(threads, work * items / (streamed ? streamed_work_per_thread : packed_work_per_thread));
+    // Whole products per thread where there are enough of them, else every product by the whole team.
+    const bool by_item = useful == 1 || items >= 4 * useful || items % useful == 0;
+    const Blocked<ThisTile> blocks(first.m, first.n, first.k);
+    const int64_t a_words = streamed ? round_up(first.k, 1024) : blocks.a_words();
+    const int64_t b_words = streamed ? 0 : 2 * blocks.b_words();
+    auto* space = static_cast<Word*>(workspace(0, sizeof(Word) * useful * (a_words + b_words)));
+    if (!space) return false;
+    const auto thread = [&](int rank, int size) {
+      const Team team = by_item ? Team{0, 1} : Team{rank, size};
+      const Range mine = by_item ? part(items, 1, rank, size) : Range{0, items};
+      Word* a_space = space + rank * a_words;
+      Word* b_space = space + useful * a_words + (by_item ? rank * b_words : 0);
+      for (int64_t item = mine.begin; item < mine.end; ++item) {
+        const Product<ThisTile> one = product(problem, item);
+        if (streamed) {
+          Vectors::widen(one, a_space);
+          Vectors::run(one, team, a_space);
+        } else {
+          blocks.run(one, team, a_space, b_space);
+        }
+      }
+    };
+    in_parallel(useful, thread);
+    return true;
+  }
+
+ private:
+  static int at_most(int threads, double share) { return share < 1 ? 1 : share < threads ? static_cast<int>(share) : threads; }
+
+  // thread(rank, size) on `threads` threads. Should OpenMP give fewer (a nested region, a thread limit), the missing
+  // ranks' work would be lost, so then one thread does everything.
+  template <class Thread>
+  static void in_parallel(int threads, const Thread& thread) {
+    if (threads == 1) return thread(0, 1);
+#pragma omp parallel num_threads(threads)
+    {
+      if (omp_get_num_threads() == threads) thread(omp_get_thread_num(), threads);
+      else if (omp_get_thread_num() == 0) thread(0, 1);
+    }
+  }
+
+  // Product number `item` of the batch. out is written along its columns, so where out's rows are the near ones
+  // the transposed product is computed; a single column is a single row of the transposed product.
+  static Product<ThisTile> product(const Problem& problem, int64_t item) {
+    int64_t a = 0, b = 0, out = 0;
+    for (int i = problem.batch_ndim - 1; i >= 0; --i) {
+      const int64_t index = item % problem.batch_shape[i];
+      item /= problem.batch_shape[i];
+      a += index * problem.a_batch[i], b += index * problem.b_batch[i], out += index * problem.out_batch[i];
+    }
+    const Source<Input> rows{static_cast<const Input*>(problem.a) + a, problem.a_row, problem.a_column};
+    const Source<Input> columns{static_cast<const Input*>(problem.b) + b, problem.b_column, problem.b_row};
+    Word* to = static_cast<Word*>(problem.out) + out;
+    const bool transposed = problem.m > 1 && (problem.n == 1 || (problem.out_row == 1 && problem.out_column != 1));
+    if (transposed)
+      return {problem.n, problem.m, problem.k, columns, rows, to, problem.out_column, problem.out_row, problem.accumulate};
+    return {problem.m, problem.n, problem.k, rows, columns, to, problem.out_row, problem.out_column, problem.accumulate};
+  }
+
+  // k = 0: the sums are empty, out is 0 or stays.
+  static bool empty_sum(const Problem& problem, int64_t items) {
+    for (int64_t item = 0; !problem.accumulate && item < items; ++item) {
+      const Product<ThisTile> one = product(problem, item);
+      for (int64_t i = 0; i < one.m; ++i)
+        for (int64_t j = 0; j < one.n; ++j) one.out[i * one.out_row + j * one.out_column] = 0;
+    }
+    return true;
+  }
+};
+
+template <class Target>
+bool run(const Problem& problem, int threads) {
+  constexpr int bytes = Target::vector_bytes;
+  switch (problem.dtype) {
+    case DType::float64: return Runner<Target, Floating<double, double, bytes>>::run(problem, threads);
+    case DType::float32: return Runner<Target, Floating<float, float, bytes>>::run(problem, threads);
+    case DType::bfloat16: return Runner<Target, Floating<float, BFloat16, bytes>>::run(problem, threads);
+    case DType::float16: return Runner<Target, Floating<float, Float16, bytes>>::run(problem, threads);
+    default: return Runner<Target, typename Target::Int8>::run(problem, threads);
+  }
+}
+
+}  // namespace
+}  // namespace pyhpc::matmul

@@ -1,0 +1,93 @@
+// The micro-kernel: c (rows x columns) = or += the product of a packed panel of a and one of b, all sums in registers.
+//   for u < units: c[i, j] += a[u * max_rows + i] b[u * columns + j]
+// `max_rows` x `vectors` is chosen by the target so that the sums, one row of b and the broadcast of a fill its registers.
+// One instance per number of rows, so that the last rows of a matrix cost no more than they are.
+#pragma once
+#include "matmul/pack.h"
+
+namespace pyhpc::matmul {
+namespace {
+
+template <class Format_, int max_rows_, int vectors>
+struct Tile {
+  using Format = Format_;
+  using Word = typename Format::Word;
+  using V = typename Format::V;
+  static constexpr int lanes = Format::lanes, max_rows = max_rows_, columns = vectors * lanes;
+  static constexpr int header = Format::header ? columns : 0;  // words before the first row of a packed panel of b
+
+  static void pack_a(Source<typename Format::Input> a, int64_t rows, int64_t k, Word* packed) {
+    Packer<Format, max_rows, Side::a>::panel(a, rows, k, packed);
+  }
+
+  static void pack_b(Source<typename Format::Input> b, int64_t count, int64_t k, Word* packed) {
+    Packer<Format, columns, Side::b>::panel(b, count, k, packed + header);
+    if constexpr (Format::header) {
+      // The sums start from minus what a's shift by 128 adds: a panel product with 128 in every byte of a.
+      V sums[vectors] = {};
+      const Word* row = packed + header;
+      for (int64_t u = 0; u < ceil_div(k, Format::group); ++u, row += columns)
+        for (int j = 0; j < vectors; ++j)
+          sums[j] = Format::multiply_add(sums[j], broadcast<V>(Format::shift), load<V>(row + j * lanes));
+      for (int j = 0; j < vectors; ++j) sums[j] = -sums[j];
+      memcpy(packed, sums, sizeof sums);
+    }
+  }
+
+  // c += or = for rows x count elements, `row_step` and `column_step` apart.
+  static void run(int64_t rows, int64_t count, int64_t units, const Word* a, const Word* b, Word* c, int64_t row_step,
+                  int64_t column_step, bool add) {
+    if (count == columns && column_step == 1) return dispatch<max_rows>(rows, units, a, b, c, row_step, add);
+    // The edge of the matrix, or scattered columns: through a full tile beside it.
+    alignas(64) Word whole[max_rows * columns];
+    dispatch<max_rows>(rows, units, a, b, whole, columns, false);
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < count; ++j) {
+        Word& element = c[i * row_step + j * column_step];
+        element = add ? element + whole[i * columns + j] : whole[i * columns + j];
+      }
+  }
+
+ private:
+  template <int rows>
+  static void dispatch(int64_t wanted, int64_t units, const Word* a, const Word* b, Word* c, int64_t row_step, bool add) {
+    if (wanted == rows) return product<rows>(units, a, b, c, row_step, add);
+    if constexpr (rows > 1) dispatch<rows - 1>(wanted, units, a, b, c, row_step, add);
+  }
+
+  template <int rows>
+  __attribute__((noinline)) static void product(int64_t units, const Word* a, const Word* b, Word* c, int64_t row_step,
+                                                bool add) {
+    V sums[rows][vectors];
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i) {
+      __builtin_prefetch(c + i * row_step, 1);
+      __builtin_prefetch(c + i * row_step + columns - 1, 1);
+#pragma GCC unroll 8
+      for (int j = 0; j < vectors; ++j) sums[i][j] = Format::header ? load<V>(b + j * lanes) : V{};
+    }
+    b += header;
+    for (int64_t u = 0; u < units; ++u, a += max_rows, b += columns) {
+      V row[vectors];
+#pragma GCC unroll 8
+      for (int j = 0; j < vectors; ++j) row[j] = load<V>(b + j * lanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < rows; ++i) {
+        const V factor = broadcast<V>(a[i]);
+#pragma GCC unroll 8
+        for (int j = 0; j < vectors; ++j) sums[i][j] = Format::multiply_add(sums[i][j], factor, row[j]);
+      }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 8
+      for (int j = 0; j < vectors; ++j) {
+        Word* to = c + i * row_step + j * lanes;
+        if (add) sums[i][j] += load<V>(to);
+        memcpy(to, &sums[i][j], sizeof(V));
+      }
+  }
+};
+
+}  // namespace
+}  // namespace pyhpc::matmul

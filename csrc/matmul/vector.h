@@ -1,0 +1,110 @@
+// Vectors of `bytes` bytes in the compiler's vector extension: one source for SSE, AVX2, AVX-512 and NEON. Also the ways
+// inputs enter them: widened to the word type the arithmetic uses, and transposed in registers.
+// Included by target files only, so everything has internal linkage.
+#pragma once
+#include <stdint.h>
+#include <string.h>
+
+#include <utility>
+
+namespace pyhpc::matmul {
+namespace {
+
+template <class T, int bytes>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(bytes)));
+};
+template <class T, int bytes>
+using Vector = typename VectorOf<T, bytes>::type;
+
+template <class V, class T>
+inline V load(const T* from) {
+  V value;
+  memcpy(&value, from, sizeof value);
+  return value;
+}
+
+template <class V, class T>
+inline V broadcast(T value) {
+  return value - V{};  // not value + 0, which would turn -0 into +0
+}
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+// `lanes` inputs in memory order, exactly, as words of the arithmetic.
+template <class Word, class Input, int bytes>
+struct Widen {
+  static constexpr int lanes = bytes / sizeof(Word);
+  using V = Vector<Word, bytes>;
+  using Bits = Vector<uint32_t, bytes>;
+
+  static V words(const Input* from) {
+    if constexpr (sizeof(Input) == sizeof(Word)) {
+      return load<V>(from);
+    } else if constexpr (sizeof(Input) == 1) {
+      return __builtin_convertvector(load<Vector<int8_t, lanes>>(from), V);
+    } else {
+      const Bits half = __builtin_convertvector(load<Vector<uint16_t, 2 * lanes>>(from), Bits);
+      return widen(half, Input{});
+    }
+  }
+
+ private:
+  static V widen(Bits half, BFloat16) { return reinterpret_cast<V>(half << 16); }
+
+  static V widen(Bits half, Float16) {
+    const Bits sign = (half & 0x8000u) << 16, magnitude = (half & 0x7fffu) << 13;
+    const Bits normal = magnitude + (112u << 23), special = magnitude | 0x7f800000u;
+    using Signed = Vector<int32_t, bytes>;
+    const V subnormal = __builtin_convertvector(reinterpret_cast<Signed>(half & 0x3ffu), V) * 0x1p-24f;
+    const Bits is_special = reinterpret_cast<Bits>(magnitude >= (0x7c00u << 13));
+    const Bits is_subnormal = reinterpret_cast<Bits>(magnitude < (0x0400u << 13));
+    const Bits ordinary = (is_special & special) | (~is_special & normal);
+    return reinterpret_cast<V>(sign | (is_subnormal & reinterpret_cast<Bits>(subnormal)) | (~is_subnormal & ordinary));
+  }
+};
+
+// The first `count` of `lanes` inputs, `step` apart; the lanes beyond are zero and their memory is not read.
+template <class Word, class Input, int bytes>
+inline Vector<Word, bytes> gather(const Input* from, int64_t step, int64_t count) {
+  using Wide = Widen<Word, Input, bytes>;
+  if (step == 1 && count >= Wide::lanes) return Wide::words(from);
+  Input near[Wide::lanes] = {};
+  for (int i = 0; i < Wide::lanes && i < count; ++i) near[i] = from[i * step];
+  return Wide::words(near);
+}
+
+template <class V, class Mask, int lanes, int first, int... i>
+inline V interleave_half(V x, V y, std::integer_sequence<int, i...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(x, y, ((i + first) / 2 + (i % 2) * lanes)...);
+#else
+  return __builtin_shuffle(x, y, Mask{((i + first) / 2 + (i % 2) * lanes)...});
+#endif
+}
+
+// Transposes a lanes x lanes block held in `rows`: log2(lanes) rounds of interleaving row i with row i + lanes / 2.
+template <class V, class Index, int lanes>
+inline void transpose(V (&rows)[lanes]) {
+  typedef Index Mask __attribute__((vector_size(sizeof(V))));
+  constexpr auto order = std::make_integer_sequence<int, lanes>{};
+#pragma GCC unroll 8
+  for (int round = 1; round < lanes; round *= 2) {
+    V next[lanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes / 2; ++i) {
+      next[2 * i] = interleave_half<V, Mask, lanes, 0>(rows[i], rows[i + lanes / 2], order);
+      next[2 * i + 1] = interleave_half<V, Mask, lanes, lanes>(rows[i], rows[i + lanes / 2], order);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) rows[i] = next[i];
+  }
+}
+
+}  // namespace
+}  // namespace pyhpc::matmul
