@@ -28,6 +28,7 @@ class Case(Record):
     device: str = "cpu"
     flops: int = 0  # of one execution, by the kernel's work model; what a record says must agree
     bytes: int = 0
+    message_bytes: int = 0  # of a collective: one rank's vector, the size in nccl-tests' sense
     ceilings: dict[str, str] = Field(default_factory=dict)  # metric → "step/case" whose median is its physical limit
     skip: str | None = None  # the reason it cannot run here (never a pass)
 
@@ -64,6 +65,7 @@ class Plan(Record):
     suite_digest: str
     launcher: str
     nodes: int
+    ranks: int | None = None  # what "cores" meant, if somebody said so
     machine: Machine
     steps: tuple[Step, ...]
     created: float

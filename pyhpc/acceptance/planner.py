@@ -10,11 +10,11 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyhpc.acceptance.config import METRIC_UNITS, CaseConfig, Limit, StepConfig, Suite, near
 from pyhpc.acceptance.plan import Case, Plan, Step, applies
-from pyhpc.errors import ConfigError
+from pyhpc.errors import ConfigError, Unsupported
 from pyhpc.machine import Machine
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def make_plan(suite: Suite, machine: Machine, launcher: str, nodes: int = 1, ran
         suite_digest=suite.digest,
         launcher=launcher,
         nodes=nodes,
+        ranks=ranks,
         machine=machine,
         steps=finished,
         created=time.time(),
@@ -94,7 +95,7 @@ class _Planner:
                 f"{per_node} rank(s) × {threads} thread(s) on {self.machine.cores} core(s): they will take turns",
             )
         ranks = per_node * self.nodes
-        cases = tuple(case for written in config.cases for case in self.cases(config, written, ranks))
+        cases = tuple(case for written in config.cases for case in self.cases(config, written, ranks, threads))
         names = [case.name for case in cases]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
@@ -135,7 +136,7 @@ class _Planner:
             )
         return per_node, None, ()
 
-    def cases(self, step: StepConfig, written: CaseConfig, ranks: int) -> list[Case]:
+    def cases(self, step: StepConfig, written: CaseConfig, ranks: int, threads: int) -> list[Case]:
         """The cases that one inline table stands for."""
         workload = self.workloads[step.workload]
         name = written.kernel or step.workload
@@ -147,33 +148,53 @@ class _Planner:
             raise self.error("an empty list of alternatives leaves nothing to measure", written.line)
         variants = written.variant if isinstance(written.variant, tuple) else (written.variant,)
         found = []
-        for values in itertools.product(*choices):
-            frozen = [tuple(value) if isinstance(value, list) else value for value in values]
+        for chosen in itertools.product(*choices):
+            frozen = (tuple(value) if isinstance(value, list) else value for value in chosen)
+            values = dict(zip(written.parameters, frozen, strict=True))
             try:
-                parameters = dict(zip(written.parameters, frozen, strict=True))
-                for variant in variants:
-                    if workload.decide is None:
-                        problem = kernel.problem(parameters)
-                        found.append(self.case(kernel, problem, variant, written.device))
-                    else:
-                        decided, chosen, skip = workload.decide(parameters, variant, ranks)
-                        found.append(_case(kernel.problem(decided), chosen, written.device, skip))
+                fitted = self.fitted(kernel, values, threads)
+                found += [self.case(workload, fitted, (kernel, variant, written.device), ranks) for variant in variants]
+            except Unsupported as error:
+                name = " ".join(str(value) for value in values.values())
+                found.append(Case(name=name, kernel=kernel.name, variant="none", problem=values, skip=str(error)))
             except ConfigError as error:
                 raise self.error(str(error), written.line) from error
         return found
 
-    def case(self, kernel: Kernel, problem: Problem, wanted: str, device: str) -> Case:
-        """One case with its variant, or with the reason why none runs here."""
-        skip = None
-        if wanted == "best":
+    def fitted(self, kernel: Kernel, values: dict[str, Any], threads: int) -> dict[str, Any]:
+        """The parameters, with sizes that should follow the machine where a ceiling's are left out.
+
+        Raises:
+            ConfigError: no such problem.
+            Unsupported: the machine does not tell what the choice needs.
+        """
+        if kernel.name == "memory" and "footprint_bytes" not in values:
+            from pyhpc.kernels.memory import at_level
+
             try:
-                variant = kernel.best(problem, device).name
-            except ConfigError as error:
-                variant, skip = "none", str(error)
-        else:
-            chosen = kernel.variant(wanted)
-            variant, device, skip = chosen.name, chosen.device, chosen.reject(problem)
-        return _case(problem, variant, device, skip)
+                return at_level(cache_bytes=self.machine.cache_bytes, threads=threads, **values).to_json()
+            except (TypeError, ValueError, KeyError) as error:
+                raise ConfigError(f"kernel memory: {error}") from error
+        if kernel.name == "peak" and "blocks" not in values:
+            from pyhpc.kernels.peak import saturating
+
+            return values | {"blocks": saturating(str(values.get("dtype", "float32")), threads).blocks}
+        return values
+
+    def case(self, workload: Workload, values: dict[str, Any], wanted: tuple[Kernel, str, str], ranks: int) -> Case:
+        """One case of (kernel, variant, device), or with the reason why none runs here."""
+        kernel, name, device = wanted
+        if workload.decide is not None:
+            decided, variant, skip = workload.decide(values, name, ranks)
+            return _case(kernel.problem(decided), variant, device, skip)
+        problem = kernel.problem(values)
+        if name != "best":
+            chosen = kernel.variant(name)
+            return _case(problem, chosen.name, chosen.device, chosen.reject(problem))
+        try:
+            return _case(problem, kernel.best(problem, device).name, device, None)
+        except ConfigError as error:
+            return _case(problem, "none", device, str(error))
 
     def bound(self, step: Step, steps: list[Step]) -> Step:
         """The step with the ceilings of its cases, and its limits checked against them."""
@@ -186,26 +207,29 @@ class _Planner:
         """metric → "step/case" of the measured physical limit with the same device and thread count."""
         if case.kernel in _CEILING_KERNELS:
             return {}
-        problem = self.kernels[case.kernel].problem(case.problem)
         alike = [
-            (other, candidate, self.kernels[candidate.kernel].problem(candidate.problem))
+            (f"{other.name}/{candidate.name}", other, candidate)
             for other in steps
-            if other.threads == step.threads
+            if other.threads == step.threads and other.skip is None
             for candidate in other.cases
-            if candidate.kernel in _CEILING_KERNELS and candidate.device == case.device
+            if candidate.device == case.device and candidate.skip is None
         ]
         # Among equals, a step that loads the node with as many ranks knows the limit best.
-        alike.sort(key=lambda entry: entry[0].ranks != step.ranks)
+        alike.sort(key=lambda entry: entry[1].ranks != step.ranks)
         found: dict[str, str] = {}
-        for other, candidate, ceiling in alike:
-            if candidate.kernel == "peak" and ceiling.label == problem.ceiling:
-                found.setdefault("flops_per_second", f"{other.name}/{candidate.name}")
-        memory = [entry for entry in alike if entry[1].kernel == "memory"]
-        if memory:
-            other, candidate, _ = min(memory, key=lambda entry: _memory_distance(entry[2], problem))
-            found |= dict.fromkeys(("bytes_per_second", "algbw", "busbw"), f"{other.name}/{candidate.name}")
-        metrics = self.workloads[step.workload].metrics
-        return {metric: key for metric, key in found.items() if metric in metrics}
+        if case.skip is None:
+            dtype = self.kernels[case.kernel].problem(case.problem).ceiling
+            for key, _, candidate in alike:
+                if candidate.kernel == "peak" and candidate.problem["dtype"] == dtype:
+                    found.setdefault("flops_per_second", key)
+        # A copy reads and writes, as every rank of a collective must; nothing moves bytes faster than a plain read.
+        size = 2 * case.message_bytes or case.bytes
+        for metrics, op in ((("algbw", "busbw"), "copy"), (("bytes_per_second",), "read")):
+            streams = [e for e in alike if e[2].kernel == "memory" and e[2].problem["op"] == op]
+            if streams:
+                key = min(streams, key=lambda entry: _misfit(entry[2].problem["footprint_bytes"], size))[0]
+                found |= dict.fromkeys(metrics, key)
+        return {metric: key for metric, key in found.items() if metric in self.workloads[step.workload].metrics}
 
     def check(self, limit: Limit, step: Step, cases: tuple[Case, ...]) -> None:
         """Refuse a limit that no number could meet, or that judges nothing.
@@ -255,6 +279,7 @@ def _case(problem: Problem, variant: str, device: str, skip: str | None) -> Case
         device=device,
         flops=problem.flops,
         bytes=problem.bytes,
+        message_bytes=getattr(problem, "message_bytes", 0),
         skip=skip,
     )
 
@@ -263,9 +288,9 @@ def _where(limit: Limit) -> str:
     return ", ".join(f"{key} = {value!r}" for key, value in limit.where.items())
 
 
-def _memory_distance(ceiling: Problem, problem: Problem) -> tuple[bool, float]:
-    """How badly a memory ceiling fits: data that streams as `problem`'s does, from the same level of the hierarchy.
+def _misfit(footprint_bytes: int, size: int) -> tuple[bool, int]:
+    """How badly a memory ceiling fits data of `size` bytes: best is the largest footprint that is not larger.
 
-    A smaller working set is in a faster cache and only makes the ceiling higher; a larger one would make it too low.
+    A smaller one may live in a faster cache, which only makes the ceiling higher; a larger one would make it too low.
     """
-    return ceiling.bytes > problem.bytes, abs(math.log((ceiling.bytes + 1) / (problem.bytes + 1)))
+    return footprint_bytes > size, abs(footprint_bytes - size)
