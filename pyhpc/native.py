@@ -6,6 +6,7 @@ The only importer of `_cpu` and `_cuda`.
 from __future__ import annotations
 
 import functools
+import importlib.util
 from types import ModuleType
 
 from pyhpc.errors import Unsupported
@@ -21,19 +22,22 @@ def cpu() -> ModuleType:
     try:
         from pyhpc import _cpu
     except ImportError as error:
-        raise Unsupported(f"the compiled module pyhpc._cpu cannot be loaded ({error}); install the package with pip") from error
+        raise Unsupported(
+            f"the compiled module pyhpc._cpu cannot be loaded ({error}); install the package with pip"
+        ) from error
     return _cpu
 
 
 @functools.cache
 def cuda_absence() -> str | None:
     """Why `cuda()` cannot be used here, as the end of "absent because …", or None."""
+    if importlib.util.find_spec("pyhpc._cuda") is None:
+        return "this build has no CUDA module: no CUDA compiler was found when it was built"
     try:
         from pyhpc import _cuda
     except ImportError as error:
-        return f"this build has no CUDA module ({error})"
-    reason: str | None = _cuda.absence()
-    return reason
+        return f"its module cannot be loaded ({error})"
+    return _cuda.absence()
 
 
 def cuda() -> ModuleType:
@@ -48,3 +52,20 @@ def cuda() -> ModuleType:
     from pyhpc import _cuda
 
     return _cuda
+
+
+def cuda_variants(kernel: str) -> tuple[tuple[str, str], ...]:
+    """The CUDA variants of `kernel`, best first, each with the reason why it cannot run here, or "".
+
+    Without a CUDA module their names are not known: one entry, "cuda", carries the reason.
+    """
+    absence = cuda_absence()
+    refusal = f"CUDA is absent because {absence}"
+    try:
+        from pyhpc import _cuda
+    except ImportError:
+        return (("cuda", refusal),)
+    folder = getattr(_cuda, kernel, None)
+    if folder is None:
+        return ()
+    return tuple((name, refusal if absence else reason) for name, reason in folder.variants())

@@ -1,4 +1,5 @@
-"""What a kernel is: a `Problem` (one instance of it), the `Kernel` (the contract) and its `Variant`s (ways to fulfil it).
+"""What a kernel is: a `Problem` (one instance of it), the `Kernel` (the contract) and its `Variant`s (ways to fulfil
+it).
 
 Adding a kernel is adding one file to this folder that defines `KERNEL`; the folder listing is the registry.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import os
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -93,7 +95,12 @@ class Variant:
     reject: Callable[[Any], str | None]  # reject(problem): why it cannot run it here, or None
     run: Callable[..., None]  # run(problem, arrays, out, threads): writes out; arrays as problem.inputs() on `device`
     status: str = "runs in CI"  # for GPU code: on which GPU it ran and when, or "compiled only"
-    prepare: Callable[[Any, Arrays], Any] | None = None  # untimed conversion of inputs to what run takes (peers: tensors)
+    prepare: Callable[[Any, Arrays], Any] | None = (
+        None  # untimed conversion of inputs to what run takes (peers: tensors)
+    )
+    output: Callable[[Any], np.ndarray] | None = (
+        None  # instead of problem.output(): a peer whose result has another type
+    )
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,7 @@ class Kernel:
     problem_type: type[Problem]
     variants: Callable[[], tuple[Variant, ...]]  # best first; includes the ones that cannot run here
     peers: Callable[[], tuple[Variant, ...]] = lambda: ()
+    examples: tuple[Problem, ...] = ()  # small problems at the edges of the contract; tests run every variant on each
 
     def problem(self, values: Mapping[str, Any]) -> Problem:
         """The problem with these field values.
@@ -134,19 +142,25 @@ class Kernel:
         raise ConfigError(f"kernel {self.name} has no variant {name!r}; it has {', '.join(v.name for v in known)}")
 
     def best(self, problem: Problem, device: str = "cpu") -> Variant:
-        """The first variant on `device` that takes `problem`.
+        """The first variant on `device` that takes `problem`, or the one that the environment variable PYHPC_VARIANT
+        names.
 
         Raises:
             ConfigError: none does; the sentence gives each one's reason.
         """
+        forced = os.environ.get("PYHPC_VARIANT")
+        if forced and self.variant(forced).device != device:
+            forced = None  # it speaks of the other device
         reasons = []
         for variant in self.variants():
-            if variant.device == device:
+            if variant.device == device and (not forced or variant.name == forced):
                 reason = variant.reject(problem)
                 if reason is None:
                     return variant
                 reasons.append(f"{variant.name}: {reason}")
-        raise ConfigError(f"no {device} variant of {self.name} takes {problem.label} ({'; '.join(reasons) or 'there is none'})")
+        raise ConfigError(
+            f"no {device} variant of {self.name} takes {problem.label} ({'; '.join(reasons) or 'there is none'})"
+        )
 
 
 @functools.cache

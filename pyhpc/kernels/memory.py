@@ -267,4 +267,8 @@ KERNEL = Kernel(
     MemoryProblem,
     _variants,
     peers=lambda: (Variant("numpy", "cpu", _reject_numpy, _run_numpy),),
+    examples=(
+        *(MemoryProblem(op, footprint_bytes=footprint) for op in INPUTS for footprint in (24, 50_000)),
+        *(MemoryProblem(op, footprint_bytes=70_000, stores="streaming", repeats=2) for op in INPUTS if op != "read"),
+    ),
 )

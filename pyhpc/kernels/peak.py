@@ -154,4 +154,10 @@ def _variants() -> tuple[Variant, ...]:
     return (*native, Variant("numba", "cpu", lambda problem: None, _run_numba))
 
 
-KERNEL = Kernel("peak", "x ← x·a + b in registers: the arithmetic ceiling", PeakProblem, _variants)
+KERNEL = Kernel(
+    "peak",
+    "x ← x·a + b in registers: the arithmetic ceiling",
+    PeakProblem,
+    _variants,
+    examples=tuple(PeakProblem(dtype, blocks=3) for dtype in DTYPES),
+)

@@ -1,0 +1,60 @@
+"""The compiled CPU module. Private: use the functions of pyhpc. A class of static functions is a submodule."""
+
+from typing import Any
+
+compiler: str
+
+def target_refusal(target: str) -> str | None: ...
+def available_threads() -> int: ...
+def effective_hertz() -> float: ...
+def cache_sizes() -> dict[str, int]: ...
+
+class matmul:
+    @staticmethod
+    def run(a: Any, b: Any, out: Any, accumulate: bool = False, threads: int = 0, variant: str = "") -> None: ...
+    @staticmethod
+    def variants() -> list[tuple[str, str]]: ...
+
+class attention:
+    @staticmethod
+    def run(
+        q: Any,
+        k: Any,
+        v: Any,
+        out: Any,
+        lse: Any = None,
+        causal: bool = False,
+        window: int = -1,
+        scale: float = 0.0,
+        threads: int = 0,
+        variant: str = "",
+    ) -> None: ...
+    @staticmethod
+    def variants() -> list[tuple[str, str]]: ...
+
+class peak:
+    block_operations: int
+    @staticmethod
+    def run(dtype: str, blocks: int, threads: int = 0, variant: str = "") -> int: ...
+    @staticmethod
+    def instruction(dtype: str, variant: str = "") -> str: ...
+    @staticmethod
+    def variants() -> list[tuple[str, str]]: ...
+
+class memory:
+    scalar: float
+    @staticmethod
+    def run(
+        op: str,
+        a: Any,
+        b: Any,
+        c: Any,
+        repeats: int = 1,
+        streaming: bool = False,
+        threads: int = 0,
+        variant: str = "",
+    ) -> float: ...
+    @staticmethod
+    def line_latency(core_a: int, core_b: int, rounds: int = 20000) -> float: ...
+    @staticmethod
+    def variants() -> list[tuple[str, str]]: ...

@@ -1,0 +1,167 @@
+"""matmul: C = A B, or C += A B, of the last two axes; earlier axes are a batch."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from pyhpc.errors import InvalidArgument
+from pyhpc.kernels.arrays import HOST, NAMES, Operand, describe, host_view, same_home, with_axis
+from pyhpc.kernels.kernel import Kernel
+from pyhpc.kernels.matmul_problem import RESULT_DTYPE, MatmulProblem
+from pyhpc.kernels.matmul_variants import peers, variants
+from pyhpc.native import cpu, cuda
+
+
+def matmul(
+    a: Any, b: Any, *, out: Any = None, accumulate: bool = False, threads: int | None = None, variant: str | None = None
+) -> Any:
+    """The matrix product of `a` and `b`, as `numpy.matmul` but with `out=`, `accumulate=` and 16-bit operands.
+
+        out[..., i, j] = Σ_p a[..., i, p] b[..., p, j]
+
+    Takes NumPy, CuPy, PyTorch (CPU and CUDA) and Numba device arrays, and anything with DLPack, the buffer protocol or
+    `__cuda_array_interface__`, of any strides (transposed, reversed, broadcast …); nothing is copied. The Python
+    lock is released while computing. GPU arrays are computed on the caller's current stream, in order with the
+    caller's other work.
+
+    Args:
+        a: (..., m, k), or (k,) for a vector that is multiplied as one row.
+        b: (..., k, n), or (k,) for a vector that is multiplied as one column. Leading axes broadcast against a's.
+        out: (..., m, n), where the product is written, of a's library and the result type. It must share no memory
+            with a or b. The axis of a vector operand is absent, as in `numpy.matmul`.
+        accumulate: add the product to what `out` holds.
+        threads: of the CPU; by default all that this process may use.
+        variant: "avx512", "avx2", "neon", "generic", "numba" …: by default the environment's PYHPC_VARIANT or the
+            best that runs.
+
+    Returns:
+        `out`, or a new array of a's library: float64 → float64, float32, bfloat16 and float16 → float32, int8 → int32.
+        Elementwise |error| ≤ k u / (1 - k u) · (|a| |b|), u the unit roundoff of the result type (Higham 2002,
+        §3.5); int8 exact modulo 2^32. The same call gives the same bits, whatever the number of threads.
+
+    Raises:
+        InvalidArgument: a shape, dtype, library or device that does not fit, an `out` that is read-only or overlaps
+            an input.
+        Unsupported: the variant or the GPU is absent; the sentence says why.
+    """
+    name = variant or os.environ.get("PYHPC_VARIANT", "")
+    if (
+        type(a) is np.ndarray
+        and type(b) is np.ndarray
+        and (out is None or type(out) is np.ndarray)
+        and a.ndim > 1
+        and b.ndim > 1
+        and not name.startswith("numba")
+    ):
+        # The common case, short: what is left is the C++ function and the result's allocation.
+        if out is None:
+            result = _result_shape(a.shape, b.shape), _result_dtype(NAMES.get(a.dtype) or str(a.dtype), accumulate)
+            out = np.empty(*result)
+        cpu().matmul.run(a, b, out, accumulate, threads or 0, name)
+        return out
+    return _matmul(describe(a, "a"), describe(b, "b"), out, accumulate, threads, name)
+
+
+def _matmul(a: Operand, b: Operand, out: Any, accumulate: bool, threads: int | None, name: str) -> Any:
+    """Operands of any library: a vector becomes a matrix, the result one of the same library."""
+    operands = {"a": a, "b": b} if out is None else {"a": a, "b": b, "out": describe(out, "out")}
+    same_home(operands)
+    absent = [axis for axis, operand in ((-2, a), (-1, b)) if len(operand.shape) == 1]  # of the result
+    if len(a.shape) == 1:
+        a = a._replace(array=with_axis(a.array, 0), shape=(1, *a.shape))
+    if len(b.shape) == 1:
+        b = b._replace(array=with_axis(b.array, 1), shape=(*b.shape, 1))
+    if out is None:
+        shape = list(_result_shape(a.shape, b.shape))
+        for axis in reversed(absent):
+            del shape[axis]
+        dtype = NAMES[np.dtype(_result_dtype(a.dtype, accumulate))]
+        out = a.library.empty(a, tuple(shape), dtype)
+        operands["out"] = describe(out, "out")
+    result = operands["out"]
+    for axis in absent if len(absent) < 2 else (-1, -1):
+        result = result._replace(array=with_axis(result.array, axis), shape=(*result.shape, 1))
+    _dispatch(a, b, result, accumulate, threads, name)
+    return out
+
+
+def _dispatch(a: Operand, b: Operand, out: Operand, accumulate: bool, threads: int | None, name: str) -> None:
+    if a.device != HOST:
+        if threads is not None:
+            raise InvalidArgument("threads is for arrays on the CPU; leave it out for arrays on a GPU")
+        cuda().matmul.run(a.array, b.array, out.array, accumulate, a.library.stream(a), name)
+    elif name == "numba":
+        _numba(host_view(a), host_view(b), host_view(out), accumulate, threads or 0)
+    else:
+        cpu().matmul.run(a.array, b.array, out.array, accumulate, threads or 0, name)
+
+
+def _numba(a: np.ndarray, b: np.ndarray, out: np.ndarray, accumulate: bool, threads: int) -> None:
+    from pyhpc.kernels.numba_matmul import multiply_cpu
+
+    shape, dtype = _result_shape(a.shape, b.shape), _result_dtype(NAMES.get(a.dtype) or str(a.dtype), False)
+    if a.dtype != b.dtype or out.dtype != dtype or out.shape != shape:
+        raise InvalidArgument(
+            f"a is {a.dtype}, b {b.dtype}, out {out.dtype} {out.shape}; a and b must be alike, out {dtype} {shape}"
+        )
+    product = np.empty(shape, dtype)
+    multiply_cpu(a, b, product, threads)
+    np.add(out, product, out=out) if accumulate else np.copyto(out, product)
+
+
+def _result_shape(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    """(..., m, n) of the product.
+
+    Raises:
+        InvalidArgument: the shapes do not fit.
+    """
+    for name, shape, form in (("a", a, "(..., m, k)"), ("b", b, "(..., k, n)")):
+        if len(shape) < 2:
+            raise InvalidArgument(f"{name} has shape {shape}; it must be a vector or at least {form}")
+    if a[-1] != b[-2]:
+        raise InvalidArgument(f"a {a} has k = {a[-1]} columns, but b {b} has {b[-2]} rows; they must be equal")
+    if len(a) == len(b) == 2:
+        return a[0], b[1]
+    try:
+        return (*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])
+    except ValueError:
+        raise InvalidArgument(
+            f"the batch dimensions of a {a} and b {b} do not broadcast: each pair must be equal or contain a 1"
+        ) from None
+
+
+def _result_dtype(dtype: str, accumulate: bool) -> str:
+    """Type of a result that is not given."""
+    if accumulate:
+        raise InvalidArgument("accumulate=True adds to out; give out")
+    if dtype not in RESULT_DTYPE:
+        raise InvalidArgument(f"a and b are {dtype}; matmul takes {', '.join(RESULT_DTYPE)}")
+    return RESULT_DTYPE[dtype]
+
+
+KERNEL = Kernel(
+    name="matmul",
+    summary="C = A B",
+    problem_type=MatmulProblem,
+    variants=variants,
+    peers=peers,
+    examples=(
+        MatmulProblem(1, 1, 1, "float32"),
+        MatmulProblem(1, 67, 130, "float64"),
+        MatmulProblem(97, 1, 33, "float32", transpose_a=True),
+        MatmulProblem(65, 97, 257, "float32", pattern="integers", transpose_b=True),
+        MatmulProblem(65, 97, 257, "float64", pattern="integers"),
+        MatmulProblem(33, 70, 129, "float64", transpose_a=True, transpose_b=True, pattern="ill-scaled"),
+        MatmulProblem(49, 33, 65, "bfloat16", transpose_b=True),
+        MatmulProblem(17, 129, 1, "bfloat16", pattern="uniform"),
+        MatmulProblem(31, 33, 97, "float16", batch=3),
+        MatmulProblem(16, 16, 513, "float16", transpose_a=True, pattern="ill-scaled"),
+        MatmulProblem(65, 47, 131, "int8", transpose_a=True),
+        MatmulProblem(13, 35, 100, "int8", batch=2, transpose_b=True, pattern="ill-scaled"),
+        MatmulProblem(300, 200, 700, "float32", pattern="uniform", seed=7),
+        MatmulProblem(20, 20, 20, "float32", pattern="zeros"),
+    ),
+)

@@ -1,0 +1,105 @@
+"""The ways to run a `MatmulProblem`: C++ on the CPU and on CUDA, Numba on both, and the peers NumPy and PyTorch."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from pyhpc.errors import Unsupported
+from pyhpc.kernels.data import DTYPES
+from pyhpc.kernels.kernel import Arrays, Variant
+from pyhpc.kernels.matmul_problem import RESULT_DTYPE, MatmulProblem
+from pyhpc.kernels.numba_tools import numba_cuda_absence
+from pyhpc.kernels.torch_tools import tensor, torch_absence, use_threads
+from pyhpc.kernels.variants import cuda_native_variants, native_variants
+from pyhpc.native import cpu, cuda
+
+
+def _run_cpu(problem: MatmulProblem, arrays: Arrays, out: np.ndarray, threads: int, name: str) -> None:
+    cpu().matmul.run(arrays["a"], arrays["b"], out, False, threads, name)
+
+
+def _run_cuda(problem: MatmulProblem, arrays: Any, out: Any, stream: int, name: str) -> None:
+    cuda().matmul.run(arrays["a"], arrays["b"], out, False, stream, name)
+
+
+def _run_numba(problem: MatmulProblem, arrays: Arrays, out: np.ndarray, threads: int) -> None:
+    from pyhpc.kernels.numba_matmul import multiply_cpu
+
+    multiply_cpu(arrays["a"], arrays["b"], out, threads)
+
+
+def _run_numba_cuda(problem: MatmulProblem, arrays: Any, out: Any, threads: int) -> None:
+    from pyhpc.kernels.numba_matmul import multiply_cuda
+
+    multiply_cuda(arrays["a"], arrays["b"], out)
+
+
+def _reject_numba_cuda(problem: MatmulProblem) -> str | None:
+    return "Numba has no bfloat16 arrays" if problem.dtype == "bfloat16" else numba_cuda_absence()
+
+
+@functools.cache
+def variants() -> tuple[Variant, ...]:
+    """Best first."""
+    return (
+        *native_variants("matmul", _run_cpu),
+        Variant("numba", "cpu", lambda problem: None, _run_numba),
+        *cuda_native_variants("matmul", _run_cuda),
+        Variant("numba-cuda", "cuda", _reject_numba_cuda, _run_numba_cuda, status="compiled only"),
+    )
+
+
+def _reject_numpy(problem: MatmulProblem) -> str | None:
+    return None if problem.dtype in ("float64", "float32") else f"NumPy has no fast product of {problem.dtype}"
+
+
+def _run_numpy(problem: MatmulProblem, arrays: Arrays, out: np.ndarray, threads: int) -> None:
+    available: int = cpu().available_threads()
+    if threads not in (0, available):
+        raise Unsupported(
+            f"NumPy's BLAS fixed its thread count when it was loaded; start with OMP_NUM_THREADS={threads} "
+            f"to compare on {threads}"
+        )
+    np.matmul(arrays["a"], arrays["b"], out=out)
+
+
+def _reject_torch(problem: MatmulProblem) -> str | None:
+    if problem.dtype == "int8" and problem.batch > 1:
+        return "PyTorch has no batched int8 product"
+    return torch_absence()
+
+
+def _prepare_torch(problem: MatmulProblem, arrays: Arrays) -> dict[str, Any]:
+    return {name: tensor(array) for name, array in arrays.items()}
+
+
+def _torch_output(problem: MatmulProblem) -> np.ndarray:
+    # PyTorch's product of 16-bit matrices is of 16 bits.
+    expected = problem.output()
+    if RESULT_DTYPE[problem.dtype] != "float32":
+        return expected
+    return expected.astype(DTYPES[problem.dtype])
+
+
+def _run_torch(problem: MatmulProblem, arrays: dict[str, Any], out: np.ndarray, threads: int) -> None:
+    import torch
+
+    use_threads(threads)
+    a, b, result = arrays["a"], arrays["b"], tensor(out)
+    if problem.dtype == "int8":
+        torch._int_mm(a, b, out=result)
+    elif result.dtype == a.dtype:
+        torch.matmul(a, b, out=result)
+    else:  # given a float32 array for a 16-bit product
+        result.copy_(torch.matmul(a, b))
+
+
+def peers() -> tuple[Variant, ...]:
+    """NumPy (its BLAS) and PyTorch (MKL, oneDNN); `torch` returns 16-bit products in 16 bits."""
+    return (
+        Variant("numpy", "cpu", _reject_numpy, _run_numpy),
+        Variant("torch", "cpu", _reject_torch, _run_torch, prepare=_prepare_torch, output=_torch_output),
+    )
