@@ -1,4 +1,4 @@
-"""The bandwidth contract: every variant and peer fulfils it, wrong elements are seen, and footprints fit their level."""
+"""The bandwidth contract: every variant and peer fulfils it, a wrong element is seen, footprints fit their level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bandwidth loops are exact at every size, offset and number of threads, and line latency measures pinned threads."""
+"""The bandwidth loops are exact at every size, offset and number of threads; line latency pins threads of its own."""
 
 from __future__ import annotations
 

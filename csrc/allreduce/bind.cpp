@@ -1,0 +1,115 @@
+// cpu().allreduce.reduce(a, b, out, op, threads, variant): checks, shares the work, decides about streaming stores.
+#include "core/bind.h"
+
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "allreduce/reduce.h"
+#include "core/threads.h"
+#include "core/variant.h"
+
+namespace pyhpc::allreduce {
+#define PYHPC_VARIANT(target) extern const Variant target;
+#include "allreduce/variants.inc"
+#undef PYHPC_VARIANT
+
+namespace {
+
+const Variant* const all_variants[] = {
+#define PYHPC_VARIANT(target) &target,
+#include "allreduce/variants.inc"
+#undef PYHPC_VARIANT
+};
+
+// Below this a thread finishes its share sooner than a second one is woken (a few microseconds).
+constexpr int64_t least_bytes_per_thread = 128 << 10;
+
+Operation operation_of(const std::string& name) {
+  if (name == "sum") return Operation::sum;
+  if (name == "prod") return Operation::prod;
+  if (name == "min") return Operation::min;
+  if (name == "max") return Operation::max;
+  throw Error(ErrorKind::invalid, "op is '" + name + "'; reduce knows sum, prod, min and max");
+}
+
+void take(const py::object& object, const char* argument, Borrowed& out) {
+  borrow(object, argument, out);
+  const std::string who = argument;
+  require(out.device == Array::cpu, who + " is on a CUDA device; this reduction is for main memory");
+  require(out.ndim == 1 && (out.shape[0] < 2 || out.strides[0] == 1), who + " must be one-dimensional and contiguous");
+}
+
+void require_alike(const Array& input, const char* argument, const Array& out) {
+  const std::string who = argument;
+  require(input.dtype == out.dtype,
+          who + " is " + name(input.dtype) + ", out is " + name(out.dtype) + "; they must be the same");
+  require(input.size() == out.size(),
+          who + " has " + std::to_string(input.size()) + " elements, out has " + std::to_string(out.size()));
+  const auto *first = static_cast<const char*>(input.data), *other = static_cast<const char*>(out.data);
+  const int64_t bytes = out.size() * itemsize(out.dtype);
+  require(first == other || first + bytes <= other || other + bytes <= first,
+          who + " and out overlap in part; out may be exactly " + who + " or apart from it");
+}
+
+// A normal store reads the line first, so that three arrays move four; a streaming store does not, but sends the line
+// to memory. It pays once the result will not be found in a cache by whoever reads it next: when the three arrays
+// exceed the last-level cache. In place, the line has been read anyway.
+bool worth_streaming(int64_t bytes, bool in_place) {
+  const CacheSizes& caches = cache_sizes();
+  const int64_t last_level = std::max({caches.l3, caches.l2, int64_t{1} << 20});
+  return !in_place && 3 * bytes > last_level;
+}
+
+void reduce(const py::object& a, const py::object& b, const py::object& out, const std::string& op, int requested,
+            const std::string& wanted) {
+  const Operation operation = operation_of(op);
+  const Variant& variant = choose(all_variants, wanted);
+  Borrowed first, second, result;
+  take(a, "a", first);
+  take(b, "b", second);
+  take(out, "out", result);
+  require(result.writable, "out is read-only");
+  require_alike(first, "a", result);
+  require_alike(second, "b", result);
+  const int64_t item = itemsize(result.dtype), bytes = result.size() * item;
+  if (bytes == 0) return;
+  const int64_t shares =
+      std::min<int64_t>(thread_count(requested), (bytes + least_bytes_per_thread - 1) / least_bytes_per_thread);
+  const bool streaming = worth_streaming(bytes, result.data == first.data || result.data == second.data);
+  const py::gil_scoped_release released;
+#pragma omp parallel for num_threads(static_cast<int>(shares)) schedule(static) if (shares > 1)
+  for (int64_t share = 0; share < shares; ++share) {
+    constexpr int64_t line = 64;
+    const int64_t lines = (bytes + line - 1) / line;
+    const int64_t begin = lines * share / shares * line, end = std::min(lines * (share + 1) / shares * line, bytes);
+    const Span span = {static_cast<const char*>(first.data) + begin, static_cast<const char*>(second.data) + begin,
+                       static_cast<char*>(result.data) + begin, end - begin, streaming};
+    variant.reduce(result.dtype, operation, span);
+  }
+}
+
+std::vector<std::pair<std::string, std::string>> variants() {
+  std::vector<std::pair<std::string, std::string>> list;
+  for (const Variant* variant : all_variants) {
+    const char* refusal = target_refusal(variant->name);
+    list.emplace_back(variant->name, refusal ? refusal : "");
+  }
+  return list;
+}
+
+}  // namespace
+
+void bind(py::module_& module) {
+  using namespace pybind11::literals;
+  module.def("reduce", &reduce, "a"_a, "b"_a, "out"_a, "op"_a, "threads"_a = 0, "variant"_a = "",
+             "out = a op b elementwise, op one of sum, prod, min, max. One-dimensional contiguous arrays of one dtype "
+             "and size; "
+             "out may be exactly a or b.");
+  module.def("variants", &variants,
+             "Names best first, each with the reason why it cannot run here, or an empty string.");
+}
+
+}  // namespace pyhpc::allreduce
