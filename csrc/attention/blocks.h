@@ -20,7 +20,8 @@ struct Rows {
   int64_t first, count;        // rows of the key-value head
   Range any, all;              // keys that some row sees, keys that every row sees
   float *q, *o;                // [column][width]
-  float *top, *sum, *rescale;  // [width]: running maximum and sum, factor of this step
+  float *top, *sum;            // [width]: running maximum and sum
+  float *block_top, *rescale;  // [width]: maximum of this key block, factor of the earlier ones
   int32_t *begin, *end;        // [width]: visible keys of each row, relative to the key block
 };
 
@@ -31,9 +32,9 @@ struct Keys {
   bool poisoned;  // some value is infinite or NaN: hidden ones must not be multiplied by 0
 };
 
+// The tiles are not inlined: their accumulators need nearly all registers, and a caller's values would push some out.
 template <class S, int vectors, bool masked>
-inline void score_tile(const float* k, int head_dim, const Rows& rows, int key, float* scores,
-                       typename S::Vec (&top)[vectors]) {
+__attribute__((noinline)) void score_tile(const float* k, int head_dim, const Rows& rows, int key, float* scores) {
   using Vec = typename S::Vec;
   using Int = typename S::Int;
   const int stride = row_stride(head_dim);
@@ -58,19 +59,25 @@ inline void score_tile(const float* k, int head_dim, const Rows& rows, int key, 
                   end = S::template read<Int>(rows.end + v * S::lanes);
         acc[i][v] = (begin <= key + i) & (key + i < end) ? acc[i][v] : S::splat(-__builtin_inff());
       }
-      top[v] = S::max(top[v], acc[i][v]);
       S::store(scores + (i * vectors + v) * S::lanes, acc[i][v]);
     }
+#pragma GCC unroll 4
+  for (int v = 0; v < vectors; ++v) {
+    typename S::Vec top = S::load(rows.block_top + v * S::lanes);
+#pragma GCC unroll 8
+    for (int i = 0; i < S::key_tile; ++i) top = S::max(top, acc[i][v]);
+    S::store(rows.block_top + v * S::lanes, top);
+  }
 }
 
 // Scores become weights; the rows' maximum, sum and rescale factor move on.
 template <class S, int vectors>
-inline void soften(float* scores, int keys, const Rows& rows, const typename S::Vec (&block_top)[vectors]) {
+inline void soften(float* scores, int keys, const Rows& rows) {
   using Vec = typename S::Vec;
   Vec base[vectors], sum[vectors] = {};
 #pragma GCC unroll 4
   for (int v = 0; v < vectors; ++v) {
-    const Vec old = S::load(rows.top + v * S::lanes), top = S::max(old, block_top[v]);
+    const Vec old = S::load(rows.top + v * S::lanes), top = S::max(old, S::load(rows.block_top + v * S::lanes));
     base[v] = top == -__builtin_inff() ? Vec{} : top;  // nothing seen yet: every weight is 2^−inf = 0
     S::store(rows.top + v * S::lanes, top);
     S::store(rows.rescale + v * S::lanes, S::exp2(old - base[v]));
@@ -91,8 +98,8 @@ inline void soften(float* scores, int keys, const Rows& rows, const typename S::
 }
 
 template <class S, int vectors, bool poisoned>
-inline void output_tile(const float* values, int stride, int keys, const float* weights, const float* rescale,
-                        float* o) {
+__attribute__((noinline)) void output_tile(const float* values, int stride, int keys, const float* weights,
+                                           const float* rescale, float* o) {
   using Vec = typename S::Vec;
   Vec acc[S::key_tile][vectors] = {};
   for (int j = 0; j < keys; ++j) {
@@ -134,17 +141,16 @@ void attend(const Problem& p, const Rows& rows, const Keys& keys, float* scores)
   const int head_dim = static_cast<int>(p.head_dim), stride = row_stride(head_dim),
             count = round_up(keys.count, S::key_tile);
   const bool masked = !rows.all.holds({keys.first, keys.first + count});
-  typename S::Vec top[vectors];
-  for (auto& t : top) t = S::splat(-__builtin_inff());
+  for (int i = 0; i < rows.width; ++i) rows.block_top[i] = -__builtin_inff();
   if (masked) locate(p, rows, keys);
   for (int j = 0; j < count; j += S::key_tile) {
     float* at = scores + j * rows.width;
     if (masked)
-      score_tile<S, vectors, true>(keys.k + j * stride, head_dim, rows, j, at, top);
+      score_tile<S, vectors, true>(keys.k + j * stride, head_dim, rows, j, at);
     else
-      score_tile<S, vectors, false>(keys.k + j * stride, head_dim, rows, j, at, top);
+      score_tile<S, vectors, false>(keys.k + j * stride, head_dim, rows, j, at);
   }
-  soften<S, vectors>(scores, count, rows, top);
+  soften<S, vectors>(scores, count, rows);
   for (int c = 0; c < head_dim; c += S::key_tile) {
     if (masked && keys.poisoned)
       output_tile<S, vectors, true>(keys.v + c, stride, count, scores, rows.rescale, rows.o + c * rows.width);
@@ -165,7 +171,7 @@ void attend_any(const Problem& p, const Rows& rows, const Keys& keys, float* sco
 template <class S, class T>
 void pack_queries(const Problem& p, const T* q, int64_t kv_head, const Rows& rows) {
   const int head_dim = static_cast<int>(p.head_dim);
-  const float factor = static_cast<float>(p.scale * 1.44269504088896340736);
+  const float factor = static_cast<float>(p.scale * log2_e);
   for (int start = 0; start < rows.width; start += S::lanes)
     for (int c = 0; c < head_dim; c += S::lanes) {
       typename S::Vec x[S::lanes];
@@ -210,7 +216,7 @@ struct BlocksScratch {
       : columns(round_up(static_cast<int>(p.head_dim), 16)),
         keys(int64_t{key_block} * row_stride(static_cast<int>(p.head_dim))),
         scores(int64_t{key_block} * width),
-        block(int64_t{2} * columns * width + 5 * width) {}
+        block(int64_t{2} * columns * width + 6 * width) {}
   int64_t floats(int64_t chunk_rows) const { return 2 * keys + scores + (chunk_rows + width - 1) / width * block; }
 
   Rows rows(const Problem& p, float* at, int64_t first, int64_t end) const {
@@ -226,7 +232,8 @@ struct BlocksScratch {
     rows.top = rows.o + columns * width;
     rows.sum = rows.top + width;
     rows.rescale = rows.sum + width;
-    rows.begin = reinterpret_cast<int32_t*>(rows.rescale + width);
+    rows.block_top = rows.rescale + width;
+    rows.begin = reinterpret_cast<int32_t*>(rows.block_top + width);
     rows.end = rows.begin + width;
     for (int64_t i = 0; i < columns * width; ++i) rows.o[i] = 0;
     for (int i = 0; i < width; ++i) rows.top[i] = -__builtin_inff(), rows.sum[i] = 0;

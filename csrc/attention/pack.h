@@ -7,6 +7,8 @@
 namespace pyhpc::attention {
 namespace {
 
+constexpr double log2_e = 1.44269504088896340736;
+
 inline int round_up(int x, int step) { return (x + step - 1) / step * step; }
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }

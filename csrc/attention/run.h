@@ -2,6 +2,7 @@
 // head (decode), into spans of keys. The cuts never change a result, so any number of threads gives the same bits.
 #pragma once
 #include "attention/blocks.h"
+#include "attention/rows.h"
 #include "core/workspace.h"
 
 namespace pyhpc::attention {
@@ -28,15 +29,20 @@ bool run_blocks(const Problem& p) {
   return enough;
 }
 
+template <class S, class T>
+bool run_any(const Problem& p) {
+  return p.rows() <= few_rows ? run_rows<S, T>(p) : run_blocks<S, T>(p);
+}
+
 template <class S>
 bool run(const Problem& p) {
   switch (p.dtype) {
     case DType::float32:
-      return run_blocks<S, float>(p);
+      return run_any<S, float>(p);
     case DType::bfloat16:
-      return run_blocks<S, Bfloat16>(p);
+      return run_any<S, Bfloat16>(p);
     case DType::float16:
-      return run_blocks<S, Float16>(p);
+      return run_any<S, Float16>(p);
     default:
       return false;
   }

@@ -1,4 +1,4 @@
-"""The native attention kernels against a float64 reference, within the error bound stated in csrc/attention/attention.h."""
+"""The native attention kernels against a float64 reference, within the bound that csrc/attention/attention.h states."""
 
 from __future__ import annotations
 
