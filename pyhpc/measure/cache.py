@@ -11,8 +11,10 @@ import functools
 import os
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 _UNKNOWN_CACHE_BYTES = 64 << 20  # assumed for the last level where the system does not say
 _FACTOR = 2  # replacement is not exactly least-recently-used: twice the size evicts what once would leave
@@ -63,10 +65,12 @@ def _last_level_caches() -> int:
 
 @functools.cache
 def _buffer(core: int, size: int) -> np.ndarray:
+    import numpy as np  # here, because machine.py needs this file where no numpy is (judging a stored run)
+
     return np.zeros(size // 8, dtype=np.int64)
 
 
 def _stream(core: int, size: int) -> None:
     os.sched_setaffinity(0, {core})  # of this thread alone
     buffer = _buffer(core, size)
-    np.add(buffer, 1, out=buffer)
+    buffer += 1

@@ -1,0 +1,27 @@
+"""Which BLAS this process really uses, and which of its kernels: OpenBLAS chooses by processor, or by environment."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+_CORE_NAMES = ("openblas_get_corename", "scipy_openblas_get_corename64_", "scipy_openblas_get_corename")
+
+
+def blas_library() -> str:
+    """Such as "OpenBLAS SkylakeX", "MKL", or "" where neither is loaded (or is linked in statically)."""
+    loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if ".so" in line}
+    for path in sorted(loaded):
+        if "openblas" in path.lower():
+            return f"OpenBLAS {_core_name(path)}".strip()
+    return "MKL" if any("libmkl" in path for path in loaded) else ""
+
+
+def _core_name(path: str) -> str:
+    library = ctypes.CDLL(path)
+    for name in _CORE_NAMES:
+        if hasattr(library, name):
+            function = getattr(library, name)
+            function.restype = ctypes.c_char_p
+            return str(function().decode())
+    return ""

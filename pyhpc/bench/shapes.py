@@ -1,0 +1,106 @@
+"""Shapes as people type them → problems.
+
+    matmul      MxNxK, or BATCHxMxNxK; ":tn" stores the first operand transposed      2048x2048x2048   8x64x64x512:nt
+    attention   BATCHxHEADSxLENGTHxDIM; HEADS may be heads/kv_heads, LENGTH queries/keys;
+                ":causal", ":window=W"                                  1x16x2048x128:causal   1x32/8x1/4096x128
+    any kernel  its own field names                                              m=64,n=64,k=64,transpose_a=true
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pyhpc.errors import ConfigError
+from pyhpc.kernels.kernel import Problem, kernels
+
+DEFAULT_SHAPES = {
+    "matmul": ("256x256x256", "512x512x512", "1024x1024x1024", "2048x2048x2048"),
+    "attention": ("1x8x512x64", "1x8x1024x128", "1x8x1024x128:causal", "1x8x1/2048x128"),
+}
+
+
+def problems(kernel_name: str, shapes: Iterable[str], dtypes: Iterable[str]) -> list[Problem]:
+    """Every shape in every dtype.
+
+    Raises:
+        ConfigError: an unknown kernel, a shape that cannot be read (the sentence shows one that can), a size out of range.
+    """
+    found = kernels()
+    if kernel_name not in found:
+        raise ConfigError(f"there is no kernel {kernel_name!r}; there are {', '.join(found)}")
+    kernel = found[kernel_name]
+    wanted = list(shapes) or list(DEFAULT_SHAPES.get(kernel_name, ()))
+    if not wanted:
+        raise ConfigError(f"kernel {kernel_name} has no default shapes; give --shapes field=value,…")
+    return [kernel.problem(_fields(kernel_name, shape) | _dtype(dtype)) for dtype in dtypes for shape in wanted]
+
+
+def _dtype(dtype: str) -> dict[str, str]:
+    return {"dtype": dtype} if dtype else {}
+
+
+def _fields(kernel_name: str, shape: str) -> dict[str, Any]:
+    text = shape.strip()
+    if "=" in text.partition(":")[0]:
+        return dict(_assignment(part, shape) for part in text.split(","))
+    reader = _READERS.get(kernel_name)
+    if reader is None:
+        raise ConfigError(f"a shape of {kernel_name} is written field=value,field=value; {shape!r} is not")
+    return reader(text)
+
+
+def _matmul(text: str) -> dict[str, Any]:
+    sizes, _, order = text.partition(":")
+    numbers = _whole(sizes.split("x"), text, "matmul", (3, 4), "MxNxK or BATCHxMxNxK, such as 1024x1024x1024")
+    if order not in ("", "nn", "nt", "tn", "tt"):
+        raise ConfigError(f"matmul shape {text!r} ends in {order!r}; possible are nn, nt, tn, tt (t: stored transposed)")
+    batch, m, n, k = numbers if len(numbers) == 4 else [1, *numbers]
+    fields: dict[str, Any] = {"m": m, "n": n, "k": k, "batch": batch}
+    if order:
+        fields |= {"transpose_a": order[0] == "t", "transpose_b": order[1] == "t"}
+    return fields
+
+
+def _attention(text: str) -> dict[str, Any]:
+    sizes, *options = text.split(":")
+    parts = sizes.split("x")
+    form = "BATCHxHEADS[/KV_HEADS]xLENGTH[/KEYS]xDIM, such as 1x16x2048x128 or 1x32/8x1/4096x128"
+    if len(parts) != 4:
+        raise ConfigError(f"attention shape {text!r} cannot be read; write {form}")
+    heads, length = (parts[axis].split("/") for axis in (1, 2))
+    if len(heads) > 2 or len(length) > 2:
+        raise ConfigError(f"attention shape {text!r} cannot be read; write {form}")
+    numbers = _whole(
+        [parts[0], heads[0], heads[-1], length[0], length[-1], parts[3]], text, "attention", (6,), form
+    )
+    fields: dict[str, Any] = dict(
+        zip(("batch", "heads", "kv_heads", "q_len", "kv_len", "head_dim"), numbers, strict=True)
+    )
+    for option in options:
+        name, _, value = option.partition("=")
+        if option == "causal":
+            fields["causal"] = True
+        elif name == "window" and value.isdecimal():
+            fields["window"] = int(value)
+        else:
+            raise ConfigError(f"attention shape {text!r} ends in {option!r}; possible are causal and window=W")
+    return fields
+
+
+def _whole(parts: list[str], text: str, kernel: str, counts: tuple[int, ...], form: str) -> list[int]:
+    if len(parts) not in counts or not all(part.isdecimal() for part in parts):
+        raise ConfigError(f"{kernel} shape {text!r} cannot be read; write {form}")
+    return [int(part) for part in parts]
+
+
+def _assignment(part: str, shape: str) -> tuple[str, Any]:
+    name, equals, value = part.strip().partition("=")
+    if not equals or not value:
+        raise ConfigError(f"shape {shape!r}: {part!r} is not field=value")
+    if value.lower() in ("true", "false"):
+        return name, value.lower() == "true"
+    return name, int(value) if value.lstrip("-").isdecimal() else value
+
+
+_READERS: dict[str, Callable[[str], dict[str, Any]]] = {"matmul": _matmul, "attention": _attention}
