@@ -47,7 +47,9 @@ def bench_command(
     from pyhpc.kernels.kernel import kernels
 
     if kernel == "allreduce":
-        raise ConfigError("allreduce is compared across ranks, not across processes of one: mpiexec -n 2 pyhpc bench allreduce")
+        raise ConfigError(
+            "allreduce is compared across ranks, not across processes of one: mpiexec -n 2 pyhpc bench allreduce"
+        )
     if plot_path is not None:
         check_path(plot_path)
     console = Console()

@@ -1,4 +1,4 @@
-"""Compare contestants fairly: a process each, rounds in alternation, every result verified, ceilings in the same rounds.
+"""Compare contestants fairly: a process each, alternating rounds, every result verified, ceilings in the same rounds.
 
     for each threads, problem:   all prepare and verify;   for each round: contestants and ceilings, one after another
 

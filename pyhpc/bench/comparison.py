@@ -1,8 +1,8 @@
 """What a comparison found: every raw sample of every contestant, and the figures derived from them.
 
-The unit of replication is the round: samples of one round share clock, placement and neighbours, so a contestant's value
-is the median of its round medians, with the distribution-free interval of those. Ratios are formed inside each round,
-where numerator and denominator were taken a moment apart, and then treated alike: a drifting clock cancels.
+The unit of replication is the round: samples of one round share clock, placement and neighbours, so a contestant's
+value is the median of its round medians, with the distribution-free interval of those. Ratios are formed inside each
+round, where numerator and denominator were taken a moment apart, and then treated alike: a drifting clock cancels.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     for (threads, label), rows in comparison.groups().items():
         console.print(_table(f"{label}, {threads} thread{'s' if threads > 1 else ''}", rows))
     console.print(
-        f"[dim]Median of {comparison.rounds} alternating rounds, one process each, every timed result verified; [low, high]"
-        " is the distribution-free 95 % interval of the median (6 rounds or more)."
+        rf"[dim]Median of {comparison.rounds} alternating rounds, a process each, every timed result verified."
+        r" \[low, high]: distribution-free 95 % interval of the median, from 6 rounds on."
     )
 
 

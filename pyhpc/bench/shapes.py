@@ -1,9 +1,9 @@
 """Shapes as people type them → problems.
 
-    matmul      MxNxK, or BATCHxMxNxK; ":tn" stores the first operand transposed      2048x2048x2048   8x64x64x512:nt
-    attention   BATCHxHEADSxLENGTHxDIM; HEADS may be heads/kv_heads, LENGTH queries/keys;
-                ":causal", ":window=W"                                  1x16x2048x128:causal   1x32/8x1/4096x128
-    any kernel  its own field names                                              m=64,n=64,k=64,transpose_a=true
+matmul      MxNxK, or BATCHxMxNxK; ":tn" stores the first operand transposed      2048x2048x2048   8x64x64x512:nt
+attention   BATCHxHEADSxLENGTHxDIM; HEADS may be heads/kv_heads, LENGTH queries/keys;
+            ":causal", ":window=W"                                  1x16x2048x128:causal   1x32/8x1/4096x128
+any kernel  its own field names                                              m=64,n=64,k=64,transpose_a=true
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def problems(kernel_name: str, shapes: Iterable[str], dtypes: Iterable[str]) -> 
     """Every shape in every dtype.
 
     Raises:
-        ConfigError: an unknown kernel, a shape that cannot be read (the sentence shows one that can), a size out of range.
+        ConfigError: an unknown kernel, a shape that cannot be read (the sentence shows one that can), a wrong size.
     """
     found = kernels()
     if kernel_name not in found:
@@ -54,7 +54,9 @@ def _matmul(text: str) -> dict[str, Any]:
     sizes, _, order = text.partition(":")
     numbers = _whole(sizes.split("x"), text, "matmul", (3, 4), "MxNxK or BATCHxMxNxK, such as 1024x1024x1024")
     if order not in ("", "nn", "nt", "tn", "tt"):
-        raise ConfigError(f"matmul shape {text!r} ends in {order!r}; possible are nn, nt, tn, tt (t: stored transposed)")
+        raise ConfigError(
+            f"matmul shape {text!r} ends in {order!r}; possible are nn, nt, tn, tt (t: stored transposed)"
+        )
     batch, m, n, k = numbers if len(numbers) == 4 else [1, *numbers]
     fields: dict[str, Any] = {"m": m, "n": n, "k": k, "batch": batch}
     if order:
@@ -71,9 +73,7 @@ def _attention(text: str) -> dict[str, Any]:
     heads, length = (parts[axis].split("/") for axis in (1, 2))
     if len(heads) > 2 or len(length) > 2:
         raise ConfigError(f"attention shape {text!r} cannot be read; write {form}")
-    numbers = _whole(
-        [parts[0], heads[0], heads[-1], length[0], length[-1], parts[3]], text, "attention", (6,), form
-    )
+    numbers = _whole([parts[0], heads[0], heads[-1], length[0], length[-1], parts[3]], text, "attention", (6,), form)
     fields: dict[str, Any] = dict(
         zip(("batch", "heads", "kv_heads", "q_len", "kv_len", "head_dim"), numbers, strict=True)
     )

@@ -43,7 +43,7 @@ class Entry:
 def enter(variant: Variant, problem: Problem, threads: int, deterministic: bool = True) -> Entry:
     """Run `variant` once, verify the result against the float64 reference, and make ready to time it.
 
-    Every later result must equal the verified one bit for bit. A peer may instead be right anew (`deterministic` False):
+    Every later result must equal the verified one bit for bit. A peer (`deterministic` False) may instead be right anew:
     its library promises no order of summation.
 
     Raises:
@@ -113,9 +113,7 @@ class Worker:
         conditions = probe.stop()
         if taken.wrong:
             raise MeasurementError(f"sample {taken.wrong[0]} of round {index} differs from the verified result")
-        found = Round(
-            index=index, seconds=taken.seconds, batch=taken.batch, steady=taken.steady, conditions=conditions
-        )
+        found = Round(index=index, seconds=taken.seconds, batch=taken.batch, steady=taken.steady, conditions=conditions)
         return {"round": found.model_dump(mode="json")}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
