@@ -1,13 +1,13 @@
 """`pyhpc bench`: own variants, peers and ceilings side by side. One stage a file:
 
-shapes (text → problems) → compare (processes, rounds) → comparison (figures) → render, plot (formats).
+shapes (text → problems) → contest (processes, rounds) → comparison (figures) → render, plot (formats).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pyhpc.bench.compare import compare
+from pyhpc.bench.contest import compare
 from pyhpc.bench.comparison import Comparison
 from pyhpc.errors import ConfigError
 

@@ -77,7 +77,8 @@ def _panel(axes: Axes, groups: dict[str, list[Row]], names: list[str], threads: 
     # The legend: one entry a contestant, and the tick.
     for name in names:
         axes.barh([0], [0], color=_COLOURS[names.index(name) % len(_COLOURS)], label=name)
-    axes.plot([], [], color="black", lw=1.8, label="peak, same rounds")
+    if any(row.kind == "ceiling" for rows in groups.values() for row in rows):
+        axes.plot([], [], color="black", lw=1.8, label="peak, same rounds")
     axes.set_yticks(range(len(groups)), list(groups), fontsize=9)
     axes.set_ylim(len(groups) - 0.45, -0.55)
     axes.set_xlim(0, axes.get_xlim()[1] * 1.08)

@@ -82,7 +82,7 @@ def rate_unit(rows: list[Row]) -> str:
 
 def rate_text(rate: float) -> str:
     """In 1e9 a second: three significant digits, or the whole number."""
-    return f"{rate * 1e-9:.3g}" if rate < 1e11 else f"{rate * 1e-9:.0f}"
+    return f"{rate * 1e-9:#.3g}" if rate < 99.95e9 else f"{rate * 1e-9:.0f}"
 
 
 def _interval_text(found: Interval | None, factor: float, form: str) -> str:

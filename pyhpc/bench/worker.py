@@ -43,8 +43,8 @@ class Entry:
 def enter(variant: Variant, problem: Problem, threads: int, deterministic: bool = True) -> Entry:
     """Run `variant` once, verify the result against the float64 reference, and make ready to time it.
 
-    Every later result must equal the verified one bit for bit. A peer (`deterministic` False) may instead be right anew:
-    its library promises no order of summation.
+    Every later result must equal the verified one bit for bit. A peer (`deterministic` False) may instead be right
+    anew: its library promises no order of summation.
 
     Raises:
         Unsupported: the variant does not take the problem here, or runs on a GPU.

@@ -1,0 +1,73 @@
+"""Formats of a comparison: the table says it all, JSON loses nothing, the picture is a picture."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from pyhpc.bench.comparison import Comparison, summarise
+from pyhpc.bench.plot import check_path, write_plot
+from pyhpc.bench.render import print_comparison, rate_text, write_json
+from pyhpc.errors import ConfigError
+from pyhpc.machine import probe
+
+
+@pytest.fixture
+def comparison(row, steady):
+    rows = summarise(
+        [
+            row("avx512", "ours", steady(1e-3), flops=10**8),
+            row("numpy", "peer", steady(2e-3), flops=10**8),
+            row("torch", "peer", {}, error="the process was killed by SIGSEGV [core]"),
+            row("peak", "ceiling", steady(0.8e-3), flops=10**8, kernel="peak"),
+        ],
+        0,
+    )
+    return Comparison(
+        kernel="matmul", machine=probe(), contestants=("best",), rounds=7, started=1.0, finished=2.0, rows=tuple(rows)
+    )
+
+
+def test_the_table_states_rate_interval_limit_ratio_and_every_failure(comparison):
+    text = io.StringIO()
+    print_comparison(comparison, Console(file=text, width=160))
+    printed = text.getvalue()
+    ours = next(line for line in printed.splitlines() if "avx512" in line)
+    assert "100" in ours
+    assert "80.0 [80.0, 80.0]" in ours
+    assert "2.00 [2.00, 2.00]" in ours
+    assert "% of peak float32" in printed
+    assert "× numpy" in printed
+    assert "the process was killed by SIGSEGV [core]" in printed
+    assert "peak float32" in printed
+
+
+def test_json_is_the_whole_comparison(comparison, tmp_path):
+    write_json(comparison, tmp_path / "found.json")
+    assert Comparison.model_validate_json((tmp_path / "found.json").read_text()) == comparison
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_json(comparison, tmp_path / "absent" / "found.json")
+
+
+@pytest.mark.parametrize(("ending", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_the_plot_has_the_format_its_ending_says(comparison, tmp_path, ending, start):
+    write_plot(comparison, tmp_path / f"found.{ending}")
+    content = (tmp_path / f"found.{ending}").read_bytes()
+    assert content.startswith(start)
+    assert len(content) > 5000
+
+
+def test_a_path_that_cannot_hold_a_plot_is_refused_before_measuring(tmp_path):
+    with pytest.raises(ConfigError, match=r"\.png, \.svg, \.pdf"):
+        check_path(tmp_path / "found.jpeg")
+    with pytest.raises(ConfigError, match="no folder"):
+        check_path(tmp_path / "absent" / "found.png")
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"), [(1.234e9, "1.23"), (23e9, "23.0"), (99.96e9, "100"), (431.6e9, "432"), (5e6, "0.00500")]
+)
+def test_rates_have_three_digits(rate, text):
+    assert rate_text(rate) == text
