@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pyhpc.bench.contest import compare
 from pyhpc.bench.comparison import Comparison
+from pyhpc.bench.contest import compare
 from pyhpc.errors import ConfigError
 
 __all__ = ["Comparison", "bench_command", "compare"]

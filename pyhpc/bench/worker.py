@@ -78,8 +78,7 @@ def enter(variant: Variant, problem: Problem, threads: int, deterministic: bool 
 
 
 def _output(variant: Variant, problem: Problem) -> np.ndarray:
-    output = getattr(variant, "output", None)
-    return output(problem) if output else problem.output()
+    return variant.output(problem) if variant.output else problem.output()
 
 
 def _bits(array: np.ndarray) -> np.ndarray:

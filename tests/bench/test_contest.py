@@ -58,8 +58,9 @@ def test_a_process_that_is_killed_says_by_what():
 
 def test_a_process_that_exits_says_its_status_and_last_words():
     worker = _Process(1)
-    with pytest.raises(MeasurementError, match=r"exited with status 1.*AttributeError"):
-        worker.ask([], 30)
+    worker._process.stdin.write(b"no JSON\n")
+    with pytest.raises(MeasurementError, match=r"exited with status 1.*JSONDecodeError"):
+        worker.ask({"sample": {"index": 0, "seconds": 0.01}}, 30)
 
 
 def test_a_process_that_does_not_answer_is_killed():
