@@ -3,6 +3,9 @@
 The unit of replication is the round: samples of one round share clock, placement and neighbours, so a contestant's
 value is the median of its round medians, with the distribution-free interval of those. Ratios are formed inside each
 round, where numerator and denominator were taken a moment apart, and then treated alike: a drifting clock cancels.
+
+A ceiling is what the machine can do at best, and everything that disturbs it only lowers it: its value in a round is its
+fastest sample, not the median. A fraction above 1 all the same means that the ceiling was disturbed throughout.
 """
 
 from __future__ import annotations
@@ -29,11 +32,6 @@ class Round(Record):
     steady: bool
     conditions: Conditions
 
-    @property
-    def median_seconds(self) -> float:
-        """The round's value."""
-        return median(self.seconds)
-
 
 class Row(Record):
     """One contestant on one problem with one number of threads."""
@@ -58,8 +56,13 @@ class Row(Record):
 
     @property
     def rate(self) -> float | None:
-        """Operations per second, or bytes per second where the problem has no operations."""
-        return None if self.seconds is None else (self.flops or self.bytes) / self.seconds.value
+        """Work per second."""
+        return None if self.seconds is None else self.work / self.seconds.value
+
+    @property
+    def work(self) -> int:
+        """What the rate counts: operations, or bytes of a kernel that moves data."""
+        return self.bytes if self.kernel == "memory" else self.flops
 
     @property
     def rate_bounds(self) -> tuple[float, float] | None:
@@ -67,7 +70,7 @@ class Row(Record):
         found = self.seconds
         if found is None or found.low is None or found.high is None:
             return None
-        return (self.flops or self.bytes) / found.high, (self.flops or self.bytes) / found.low
+        return self.work / found.high, self.work / found.low
 
     @property
     def line_latency_seconds(self) -> float | None:
@@ -101,20 +104,20 @@ def summarise(rows: list[Row], cache_bytes: int) -> list[Row]:
     """The rows of one group with `seconds`, `speedup` and `of_limit` filled in from their rounds."""
     timed = [row for row in rows if row.error is None and row.rounds]
     peers = {row.contestant: row for row in timed if row.kind == "peer"}
-    best = min(peers.values(), key=lambda row: median(_medians(row).values()), default=None)
+    best = min(peers.values(), key=lambda row: median(_values(row).values()), default=None)
     ceilings = [row for row in timed if row.kind == "ceiling"]
     return [_summary(row, best, ceilings, cache_bytes) if row in timed else row for row in rows]
 
 
 def _summary(row: Row, best: Row | None, ceilings: list[Row], cache_bytes: int) -> Row:
-    update: dict[str, Any] = {"seconds": interval(list(_medians(row).values()))}
+    update: dict[str, Any] = {"seconds": interval(list(_values(row).values()))}
     if row.kind == "ceiling":
         return row.model_copy(update=update)
     if best is not None:
-        update |= {"speedup": _paired(_medians(best), _medians(row)), "best_peer": best.contestant}
+        update |= {"speedup": _paired(_values(best), _values(row)), "best_peer": best.contestant}
     limit = _limit(row, ceilings, cache_bytes)
     if limit is not None:
-        update |= {"of_limit": _paired(limit[1], _medians(row)), "limit": limit[0]}
+        update |= {"of_limit": _paired(limit[1], _values(row)), "limit": limit[0]}
     return row.model_copy(update=update)
 
 
@@ -128,13 +131,16 @@ def _limit(row: Row, ceilings: list[Row], cache_bytes: int) -> tuple[str, dict[i
         if ceiling.kernel == "memory" and row.bytes <= cache_bytes:
             continue
         work = row.bytes / ceiling.bytes if ceiling.kernel == "memory" else row.flops / ceiling.flops
-        times = {index: work * seconds for index, seconds in _medians(ceiling).items()}
+        times = {index: work * seconds for index, seconds in _values(ceiling).items()}
         allowed.append((f"{ceiling.contestant} {ceiling.label}", times))
     return max(allowed, key=lambda pair: median(pair[1].values()), default=None)
 
 
-def _medians(row: Row) -> dict[int, float]:
-    return {found.index: found.median_seconds for found in row.rounds}
+def _values(row: Row) -> dict[int, float]:
+    """Round → its value."""
+    if row.kind == "ceiling":
+        return {found.index: min(found.seconds) for found in row.rounds}
+    return {found.index: median(found.seconds) for found in row.rounds}
 
 
 def _paired(numerator: dict[int, float], denominator: dict[int, float]) -> Interval | None:

@@ -28,6 +28,7 @@ ROUND_SECONDS = 0.2  # of sampling, for one contestant in one round
 _PREPARE_SECONDS = 300.0  # a contestant that has not prepared (inputs, one run, verification) by then is killed
 _SAMPLE_SECONDS = 60.0  # likewise for one round
 _PAUSE_SECONDS = 0.02  # after each contestant: idle threads stop spinning
+_PEAK_BLOCKS = 32  # a thread: 2 to 4 ms, short enough that some samples are undisturbed, long against starting threads
 _UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OMP_PROC_BIND", "OMP_PLACES", "PYHPC_VARIANT")
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -95,7 +96,7 @@ def _ceilings(problem: Problem, threads: int) -> list[Problem]:
     from pyhpc.kernels import memory, peak
 
     return [
-        peak.saturating(problem.ceiling, threads),
+        peak.PeakProblem(problem.ceiling, _PEAK_BLOCKS * threads),
         memory.at_level("read", "DRAM", probe().cache_bytes, threads),
     ]
 

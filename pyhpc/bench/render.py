@@ -66,8 +66,9 @@ def _figures(row: Row) -> list[str]:
     if row.rate is None or row.seconds is None:
         return ["–"] * 5
     bounds = row.rate_bounds
+    unit = " GB/s" if row.kind == "ceiling" and row.kernel == "memory" else ""
     return [
-        rate_text(row.rate),
+        rate_text(row.rate) + unit,
         f"[{rate_text(bounds[0])}, {rate_text(bounds[1])}]".replace("[", r"\[") if bounds else "–",
         f"{row.seconds.value * 1e6:.4g}",
         _interval_text(row.of_limit, 100, ".1f"),
@@ -76,8 +77,8 @@ def _figures(row: Row) -> list[str]:
 
 
 def rate_unit(rows: list[Row]) -> str:
-    """ "GFLOP/s" where the work has operations, else "GB/s"."""
-    return "GFLOP/s" if any(row.flops for row in rows if row.kind != "ceiling") else "GB/s"
+    """Of the contestants' rates."""
+    return "GB/s" if any(row.kernel == "memory" for row in rows if row.kind != "ceiling") else "GFLOP/s"
 
 
 def rate_text(rate: float) -> str:

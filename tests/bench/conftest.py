@@ -22,7 +22,7 @@ def _row(name, kind, rounds, flops=1000, size=10, kernel="matmul", error=None, l
         rounds=tuple(
             Round(
                 index=index,
-                seconds=(seconds, seconds * 0.9, seconds * 1.2),
+                seconds=(seconds, seconds * (1.1 if kind == "ceiling" else 0.9), seconds * 1.2),
                 batch=1,
                 steady=True,
                 conditions=Conditions(line_latency_seconds=latency),
