@@ -1,0 +1,115 @@
+"""report.txt, and what is printed at the end of a run: what is wrong first, then one line a case, then the answer."""
+
+from __future__ import annotations
+
+from pyhpc.acceptance.config import METRIC_UNITS
+from pyhpc.acceptance.judge import Verdict
+from pyhpc.acceptance.report import Report
+
+NAME = "text"
+SUFFIX = "txt"
+
+_MANY = 20  # sentences and rows of one kind; the rest is in report.json
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else f"{value:.4g}"
+
+
+def _bounds(verdict: Verdict) -> str:
+    limit = verdict.limit
+    if limit is None:
+        return ""
+    parts = [f"≥ {limit.at_least:g}"] if limit.at_least is not None else []
+    parts += [f"≤ {limit.at_most:g}"] if limit.at_most is not None else []
+    return " ".join(parts)
+
+
+def _row(verdict: Verdict) -> tuple[str, ...]:
+    """outcome, case, subject, statistic, value with interval, bounds, unit, samples."""
+    limit = verdict.limit
+    outcome = verdict.outcome + ("" if verdict.required else " (optional)")
+    who = "" if verdict.subject is None else f"{verdict.subject.host}:{verdict.subject.rank}"
+    if limit is None or verdict.value is None:
+        return (outcome, verdict.case, who, "correct" if limit is None else limit.metric, "", _bounds(verdict), "", "")
+    value = f"{_number(verdict.value)} [{_number(verdict.low)}, {_number(verdict.high)}]"
+    unit = "of ceiling" if limit.of else limit.unit
+    return (
+        outcome,
+        verdict.case,
+        who,
+        f"{limit.statistic} {limit.metric}",
+        value,
+        _bounds(verdict),
+        unit,
+        str(verdict.samples),
+    )
+
+
+_HEADER = ("outcome", "case", "host:rank", "what", "value [interval]", "limit", "unit", "samples")
+
+
+def _table(verdicts: list[Verdict]) -> list[str]:
+    """Aligned columns. A correctness verdict that passes is said by the limits of its case, where there are any."""
+    limited = {(verdict.step, verdict.case) for verdict in verdicts if verdict.limit is not None}
+    shown = [v for v in verdicts if v.limit or v.outcome != "pass" or (v.step, v.case) not in limited]
+    rows = [_HEADER, *(_row(verdict) for verdict in shown[: 10 * _MANY])]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return lines + _more(len(shown), 10 * _MANY)
+
+
+def _more(count: int, shown: int) -> list[str]:
+    return [f"... and {count - shown} more, in report.json"] if count > shown else []
+
+
+def _sentences(title: str, sentences: list[str]) -> list[str]:
+    if not sentences:
+        return []
+    unique = list(dict.fromkeys(sentences))
+    return ["", title, *(f"  - {sentence}" for sentence in unique[:_MANY]), *_more(len(unique), _MANY)]
+
+
+def _rates(report: Report) -> list[str]:
+    """The median of each measured case without a limit: the ceilings."""
+    unlimited = {step.name for step in report.plan.steps if not step.limits}
+    units = {
+        "flops_per_second": ("GFLOP/s", 1e9),
+        "bytes_per_second": ("GB/s", METRIC_UNITS["bytes_per_second"]["GB/s"]),
+    }
+    lines = []
+    for measurement in report.measurements:
+        metric = "bytes_per_second" if measurement.kernel == "memory" else "flops_per_second"
+        values = sorted(measurement.metrics[metric].values) if metric in measurement.metrics else []
+        if measurement.step in unlimited and values and not measurement.error:
+            unit, factor = units[metric]
+            rate = f"{values[len(values) // 2] / factor:10.4g} {unit}"
+            lines.append(f"  {measurement.step:14} {measurement.case:36} {rate:22} {measurement.subject}")
+    return (
+        ["", "Measured without a limit (median):", *lines[: 2 * _MANY], *_more(len(lines), 2 * _MANY)] if lines else []
+    )
+
+
+def render(report: Report) -> str:
+    """The report as plain text."""
+    covered, plan = report.coverage, report.plan
+    failed = [v.reason for v in report.verdicts if v.outcome == "fail" and v.required]
+    unsettled = [v.reason for v in report.verdicts if v.outcome in ("error", "inconclusive", "skip") and v.required]
+    optional = [f"{v.outcome}: {v.reason}" for v in report.verdicts if v.outcome != "pass" and not v.required]
+    lines = [
+        f"pyhpc accept {plan.suite} on {plan.machine.host}: {plan.machine.processor}, {plan.machine.cores} cores, "
+        f"{len(plan.machine.gpus)} GPUs; {covered.nodes_measured} of {covered.nodes} nodes, "
+        f"{covered.cases_measured} of {covered.cases} cases and {covered.steps_measured} of {covered.steps} steps done",
+        *_sentences("Fails:", failed),
+        *_sentences("Could not be judged:", list(dict.fromkeys([*unsettled, *covered.missing]))),
+        *_sentences("Not required:", optional),
+        *_sentences("Notes:", list(report.notes)),
+        *_rates(report),
+        "",
+        *_table(list(report.verdicts)),
+        "",
+        f"{report.answer}: {report.sentence}",
+        f"to reproduce: {report.command}",
+        f"everything measured is in {report.run_folder}",
+    ]
+    return "\n".join(lines) + "\n"
