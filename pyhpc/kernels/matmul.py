@@ -76,7 +76,7 @@ def _matmul(a: Operand, b: Operand, out: Any, accumulate: bool, threads: int | N
         b = b._replace(array=with_axis(b.array, 1), shape=(*b.shape, 1))
     if out is None:
         shape = list(_result_shape(a.shape, b.shape))
-        for axis in reversed(absent):
+        for axis in absent:
             del shape[axis]
         dtype = NAMES[np.dtype(_result_dtype(a.dtype, accumulate))]
         out = a.library.empty(a, tuple(shape), dtype)

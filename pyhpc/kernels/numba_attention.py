@@ -7,6 +7,7 @@ online softmax.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy as np
 from pyhpc.kernels.numba_tools import numba_cuda, numba_cuda_array, numba_threads, widened
 
 Visible = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+cuda: Any = None  # the module numba.cuda once a CUDA kernel is made: Numba looks for it among the globals
 
 
 @functools.cache
@@ -84,8 +87,7 @@ def attend_cpu(
 
 @functools.cache
 def _cuda_kernel() -> Any:
-    import math
-
+    global cuda
     cuda = numba_cuda()
 
     @cuda.jit  # type: ignore[untyped-decorator]
@@ -115,9 +117,8 @@ def _cuda_kernel() -> Any:
 
 def attend_cuda(operands: tuple[Any, Any, Any], out: Any, scale: float, visible: Visible) -> None:
     """As `attend_cpu` for float32 and float16 arrays on the GPU, without the log-sum-exp."""
-    cuda = numba_cuda()
-
     q, k, v, out = (numba_cuda_array(x) for x in (*operands, out))
     batch, heads, q_len, depth = q.shape
+    kernel = _cuda_kernel()
     first, stop = (cuda.to_device(bound) for bound in visible(np.arange(q_len)))
-    _cuda_kernel()[(q_len, 1, batch * heads), depth](q, k, v, out, first, stop, scale)
+    kernel[(q_len, 1, batch * heads), depth](q, k, v, out, first, stop, scale)

@@ -13,6 +13,8 @@ import numpy as np
 
 from pyhpc.kernels.numba_tools import numba_cuda, numba_cuda_array, numba_threads
 
+cuda: Any = None  # the module numba.cuda once a CUDA kernel is made: Numba looks for it among the globals
+
 
 @functools.cache
 def _cpu_kernel() -> Callable[..., None]:
@@ -56,6 +58,7 @@ def multiply_cpu(a: np.ndarray, b: np.ndarray, out: np.ndarray, threads: int) ->
 
 @functools.cache
 def _cuda_kernel() -> Any:
+    global cuda
     cuda = numba_cuda()
 
     @cuda.jit  # type: ignore[untyped-decorator]
@@ -72,11 +75,10 @@ def _cuda_kernel() -> Any:
 
 def multiply_cuda(a: Any, b: Any, out: Any) -> None:
     """As `multiply_cpu` for arrays on the GPU whose batches are equal: one thread an element."""
-    cuda = numba_cuda()
-
     a, b, out = (numba_cuda_array(x) for x in (a, b, out))
+    kernel = _cuda_kernel()
     zero = cuda.to_device(np.zeros(1, np.int64 if a.dtype.kind == "i" else np.float64))
     m, n = out.shape[-2:]
     threads = 128
     for index in np.ndindex(out.shape[:-2]):
-        _cuda_kernel()[(-(-n // threads), m), threads](a[index], b[index], out[index], zero)
+        kernel[(-(-n // threads), m), threads](a[index], b[index], out[index], zero)

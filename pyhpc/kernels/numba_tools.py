@@ -52,5 +52,4 @@ def numba_cuda() -> Any:
 
 def numba_cuda_array(array: Any) -> Any:
     """`array`, of any library with __cuda_array_interface__, as Numba sees it: a view."""
-    cuda = numba_cuda()
-    return array if cuda.is_cuda_array(array) and hasattr(array, "copy_to_host") else cuda.as_cuda_array(array)
+    return array if hasattr(array, "copy_to_host") else numba_cuda().as_cuda_array(array)
