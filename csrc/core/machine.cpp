@@ -80,9 +80,13 @@ CacheSizes probe_caches() {
 const char* target_refusal(const char* target) {
   if (strcmp(target, "generic") == 0) return nullptr;
 #if defined(__x86_64__)
-  if (strcmp(target, "avx2") == 0) return x86_refusal(X86::avx2);
-  if (strcmp(target, "avx512") == 0) return x86_refusal(X86::avx512);
-  if (strcmp(target, "avx512_vnni") == 0) return x86_refusal(X86::avx512_vnni);
+  // Asked once: in a virtual machine every cpuid leaves it, which takes longer than a small kernel.
+  static const char* const avx2 = x86_refusal(X86::avx2);
+  static const char* const avx512 = x86_refusal(X86::avx512);
+  static const char* const avx512_vnni = x86_refusal(X86::avx512_vnni);
+  if (strcmp(target, "avx2") == 0) return avx2;
+  if (strcmp(target, "avx512") == 0) return avx512;
+  if (strcmp(target, "avx512_vnni") == 0) return avx512_vnni;
 #elif defined(__aarch64__)
   if (strcmp(target, "neon") == 0)
     return (getauxval(AT_HWCAP) & HWCAP_ASIMDHP) ? nullptr : "the processor has no half-precision NEON (Armv8.2 FP16)";
