@@ -41,6 +41,12 @@ class peak:
     @staticmethod
     def variants() -> list[tuple[str, str]]: ...
 
+class allreduce:
+    @staticmethod
+    def reduce(a: Any, b: Any, out: Any, op: str, threads: int = 0, variant: str = "") -> None: ...
+    @staticmethod
+    def variants() -> list[tuple[str, str]]: ...
+
 class memory:
     scalar: float
     @staticmethod

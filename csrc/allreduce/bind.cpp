@@ -1,11 +1,8 @@
 // cpu().allreduce.reduce(a, b, out, op, threads, variant): checks, shares the work, decides about streaming stores.
 #include "core/bind.h"
 
-#include <pybind11/stl.h>
-
 #include <algorithm>
 #include <string>
-#include <vector>
 
 #include "allreduce/reduce.h"
 #include "core/threads.h"
@@ -91,15 +88,6 @@ void reduce(const py::object& a, const py::object& b, const py::object& out, con
   }
 }
 
-std::vector<std::pair<std::string, std::string>> variants() {
-  std::vector<std::pair<std::string, std::string>> list;
-  for (const Variant* variant : all_variants) {
-    const char* refusal = target_refusal(variant->name);
-    list.emplace_back(variant->name, refusal ? refusal : "");
-  }
-  return list;
-}
-
 }  // namespace
 
 void bind(py::module_& module) {
@@ -108,8 +96,9 @@ void bind(py::module_& module) {
              "out = a op b elementwise, op one of sum, prod, min, max. One-dimensional contiguous arrays of one dtype "
              "and size; "
              "out may be exactly a or b.");
-  module.def("variants", &variants,
-             "Names best first, each with the reason why it cannot run here, or an empty string.");
+  module.def(
+      "variants", [] { return list_variants(all_variants); },
+      "Names best first, each with the reason why it cannot run here, or an empty string.");
 }
 
 }  // namespace pyhpc::allreduce

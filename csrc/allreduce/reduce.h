@@ -2,7 +2,7 @@
 //
 // 16-bit floats are computed in float32 and rounded to nearest even; a NaN stays a quiet NaN. min and max of floats
 // give NaN where either operand is NaN (as np.minimum); integers wrap. One result depends on its two operands alone, so
-// it is the same whatever the variant, the number of threads and the place in the array.
+// it is the same, up to the payload of a NaN, whatever the variant, the number of threads and the place in the array.
 #pragma once
 #include <stdint.h>
 

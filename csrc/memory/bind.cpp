@@ -1,10 +1,7 @@
 // cpu().memory: run(op, a, b, c, repeats, streaming, threads, variant) and line_latency(core_a, core_b, rounds).
 #include "core/bind.h"
 
-#include <pybind11/stl.h>
-
 #include <string>
-#include <vector>
 
 #include "core/threads.h"
 #include "core/variant.h"
@@ -83,15 +80,6 @@ double run(const std::string& op, const py::object& a, const py::object& b, cons
   return sum;
 }
 
-std::vector<std::pair<std::string, std::string>> variants() {
-  std::vector<std::pair<std::string, std::string>> list;
-  for (const Variant* variant : all_variants) {
-    const char* refusal = target_refusal(variant->name);
-    list.emplace_back(variant->name, refusal ? refusal : "");
-  }
-  return list;
-}
-
 }  // namespace
 
 void bind(py::module_& module) {
@@ -107,8 +95,9 @@ void bind(py::module_& module) {
       "line_latency", &line_latency, "core_a"_a, "core_b"_a, "rounds"_a = 20000,
       py::call_guard<py::gil_scoped_release>(),
       "Seconds that a cache line takes from one core to the other, one way, averaged over `rounds` there-and-backs.");
-  module.def("variants", &variants,
-             "Names best first, each with the reason why it cannot run here, or an empty string.");
+  module.def(
+      "variants", [] { return list_variants(all_variants); },
+      "Names best first, each with the reason why it cannot run here, or an empty string.");
 }
 
 }  // namespace pyhpc::memory

@@ -1,6 +1,4 @@
-// AVX-512: 24 of 32 registers accumulate. int8 by vpdpbusd where the processor has VNNI (asked at run time, so that the
-// file needs no further flag), else by vpmaddwd and vpaddd.
-#include <cpuid.h>
+// AVX-512: 24 of 32 registers accumulate. int8 by vpmaddwd and vpaddd.
 #include <immintrin.h>
 
 #include "peak/dot.h"
@@ -20,27 +18,7 @@ struct Pairs {
   }
 };
 
-struct Quads {
-  using Sum = __m512i;
-  static __m512i broadcast(const void* bytes) {
-    int word;
-    __builtin_memcpy(&word, bytes, sizeof word);
-    return _mm512_set1_epi32(word);
-  }
-  static __m512i first() { return broadcast(quad_first); }
-  static __m512i second() { return broadcast(quad_second); }
-  static __m512i multiply_add(__m512i sum, __m512i a, __m512i b) {
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-    return sum;
-  }
-};
-
-Loop int8() {
-  unsigned a, b, c = 0, d;
-  __get_cpuid_count(7, 0, &a, &b, &c, &d);
-  if (c & bit_AVX512VNNI) return {dot_products<Quads, 24, quad_operations>, "vpdpbusd zmm"};
-  return {dot_products<Pairs, 12, pair_operations>, "vpmaddwd zmm + vpaddd zmm"};
-}
+Loop int8() { return {dot_products<Pairs, 12, pair_operations>, "vpmaddwd zmm + vpaddd zmm"}; }
 
 }  // namespace
 

@@ -1,11 +1,8 @@
 // cpu().peak: run(dtype, blocks, threads, variant) -> operations counted.
 #include "core/bind.h"
 
-#include <pybind11/stl.h>
-
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "core/threads.h"
 #include "core/variant.h"
@@ -45,15 +42,6 @@ int64_t run(const std::string& dtype, int64_t blocks, int requested, const std::
   return operations;
 }
 
-std::vector<std::pair<std::string, std::string>> variants() {
-  std::vector<std::pair<std::string, std::string>> list;
-  for (const Variant* variant : all_variants) {
-    const char* refusal = target_refusal(variant->name);
-    list.emplace_back(variant->name, refusal ? refusal : "");
-  }
-  return list;
-}
-
 }  // namespace
 
 void bind(py::module_& module) {
@@ -66,8 +54,9 @@ void bind(py::module_& module) {
       "instruction",
       [](const std::string& dtype, const std::string& variant) { return loop_of(dtype, variant).instruction; },
       "dtype"_a, "variant"_a = "", "The instruction that the loop is made of.");
-  module.def("variants", &variants,
-             "Names best first, each with the reason why it cannot run here, or an empty string.");
+  module.def(
+      "variants", [] { return list_variants(all_variants); },
+      "Names best first, each with the reason why it cannot run here, or an empty string.");
 }
 
 }  // namespace pyhpc::peak

@@ -17,6 +17,8 @@ import numpy as np
 
 from pyhpc.errors import Unsupported
 from pyhpc.kernels.kernel import Arrays, Check, Kernel, Problem, Variant
+from pyhpc.kernels.numba_tools import numba_threads
+from pyhpc.kernels.variants import native_variants
 from pyhpc.native import cpu
 
 SCALAR = 3.0  # as in csrc/memory/memory.h
@@ -172,17 +174,12 @@ def _fill_periodic(array: np.ndarray, step: int) -> None:
     array[whole:] = period[: array.size - whole]
 
 
-def _native(name: str, refusal: str) -> Variant:
-    def run(problem: MemoryProblem, arrays: Arrays, out: np.ndarray, threads: int) -> None:
-        c = None if problem.op == "read" else out
-        streaming = problem.stores == "streaming"
-        total = cpu().memory.run(
-            problem.op, arrays.get("a"), arrays.get("b"), c, problem.repeats, streaming, threads, name
-        )
-        if problem.op == "read":
-            out[0] = total
-
-    return Variant(name, "cpu", lambda problem: refusal or None, run)
+def _run_native(problem: MemoryProblem, arrays: Arrays, out: np.ndarray, threads: int, name: str) -> None:
+    c = None if problem.op == "read" else out
+    streaming = problem.stores == "streaming"
+    total = cpu().memory.run(problem.op, arrays.get("a"), arrays.get("b"), c, problem.repeats, streaming, threads, name)
+    if problem.op == "read":
+        out[0] = total
 
 
 @functools.cache
@@ -222,15 +219,8 @@ def _numba_loops() -> dict[str, Callable[..., None]]:
 
 
 def _run_numba(problem: MemoryProblem, arrays: Arrays, out: np.ndarray, threads: int) -> None:
-    import numba
-
-    most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # set when numba is imported
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(threads or most, most))
-    try:
+    with numba_threads(threads):
         _numba_loops()[problem.op](arrays.get("a", out), arrays.get("b", out), out, problem.repeats)
-    finally:
-        numba.set_num_threads(before)
 
 
 def _reject_numba(problem: MemoryProblem) -> str | None:
@@ -239,8 +229,7 @@ def _reject_numba(problem: MemoryProblem) -> str | None:
 
 @functools.cache
 def _variants() -> tuple[Variant, ...]:
-    native = tuple(_native(name, refusal) for name, refusal in cpu().memory.variants())
-    return (*native, Variant("numba", "cpu", _reject_numba, _run_numba))
+    return (*native_variants("memory", _run_native), Variant("numba", "cpu", _reject_numba, _run_numba))
 
 
 def _run_numpy(problem: MemoryProblem, arrays: Arrays, out: np.ndarray, threads: int) -> None:

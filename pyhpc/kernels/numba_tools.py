@@ -15,15 +15,16 @@ import numpy as np
 
 
 @contextlib.contextmanager
-def numba_threads(count: int) -> Iterator[None]:
-    """Run Numba's parallel loops on `count` threads (0: all that Numba has; more than it has: all)."""
+def numba_threads(count: int) -> Iterator[int]:
+    """Run Numba's parallel loops on `count` threads (0: all that Numba has; more than it has: all); gives how many."""
     import numba
 
     before = numba.get_num_threads()
     most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # set when numba is imported
-    numba.set_num_threads(min(count or most, most))
+    threads = min(count or most, most)
+    numba.set_num_threads(threads)
     try:
-        yield
+        yield threads
     finally:
         numba.set_num_threads(before)
 

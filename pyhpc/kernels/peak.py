@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pyhpc.kernels.kernel import Arrays, Check, Kernel, Problem, Variant
+from pyhpc.kernels.numba_tools import numba_threads
+from pyhpc.kernels.variants import native_variants
 from pyhpc.native import cpu
 
 DTYPES = ("float64", "float32", "bfloat16", "float16", "int8")
@@ -119,39 +121,27 @@ def _numba_loops() -> tuple[Callable[..., None], Callable[..., None]]:
 
 
 def _run_numba(problem: PeakProblem, arrays: Arrays, out: np.ndarray, threads: int) -> None:
-    import numba
-
-    most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # set when numba is imported
-    threads = min(threads or most, most)
     multiply_add, dot = _numba_loops()
-    counted = np.zeros(threads, dtype=np.int64)
-    before = numba.get_num_threads()
-    numba.set_num_threads(threads)
-    try:
+    with numba_threads(threads) as count:
+        counted = np.zeros(count, dtype=np.int64)
         if problem.dtype == "int8":
             # -38·127 + 46·105 = 4: a pair counts its two multiplications and two additions.
             length = 4096
-            a, b = np.array([-38, 46] * (length // 2 + 32), np.int8), np.array([127, 105] * (length // 2 + 32), np.int8)
+            a, b = (np.array(pair * (length // 2 + 32), np.int8) for pair in ([-38, 46], [127, 105]))
             dot(a, b, length, problem.blocks, counted)
         else:
             dtype = np.float64 if problem.dtype == "float64" else np.float32
             multiply_add(np.array([3], dtype), np.array([1 / 3], dtype), problem.blocks, counted)
-    finally:
-        numba.set_num_threads(before)
     out[0] = counted.sum()
 
 
-def _native(name: str, refusal: str) -> Variant:
-    def run(problem: PeakProblem, arrays: Arrays, out: np.ndarray, threads: int) -> None:
-        out[0] = cpu().peak.run(problem.dtype, problem.blocks, threads, name)
-
-    return Variant(name, "cpu", lambda problem: refusal or None, run)
+def _run_native(problem: PeakProblem, arrays: Arrays, out: np.ndarray, threads: int, name: str) -> None:
+    out[0] = cpu().peak.run(problem.dtype, problem.blocks, threads, name)
 
 
 @functools.cache
 def _variants() -> tuple[Variant, ...]:
-    native = tuple(_native(name, refusal) for name, refusal in cpu().peak.variants())
-    return (*native, Variant("numba", "cpu", lambda problem: None, _run_numba))
+    return (*native_variants("peak", _run_native), Variant("numba", "cpu", lambda problem: None, _run_numba))
 
 
 KERNEL = Kernel(
