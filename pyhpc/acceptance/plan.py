@@ -5,6 +5,7 @@ A stored plan says everything that judging the records needs, so nothing here im
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,6 +126,11 @@ def applies(limit: Limit, case: Case) -> bool:
     return all(
         values.get(key) in (wanted if isinstance(wanted, tuple) else (wanted,)) for key, wanted in limit.where.items()
     )
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two values are the same in JSON, where a tuple is a list."""
+    return json.dumps(one, sort_keys=True, default=str) == json.dumps(other, sort_keys=True, default=str)
 
 
 def read_plan(folder: Path) -> Plan:

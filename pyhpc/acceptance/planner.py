@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pyhpc.acceptance.config import METRIC_UNITS, CaseConfig, Limit, StepConfig, Suite, near
-from pyhpc.acceptance.plan import Case, Plan, Step, applies
+from pyhpc.acceptance.plan import Case, Plan, Step, alike, applies
 from pyhpc.errors import ConfigError, Unsupported
 from pyhpc.machine import Machine
 
@@ -22,11 +22,19 @@ if TYPE_CHECKING:
     from pyhpc.kernels.kernel import Kernel, Problem
 
 
-def make_plan(suite: Suite, machine: Machine, launcher: str, nodes: int = 1, ranks: int | None = None) -> Plan:
+def make_plan(
+    suite: Suite,
+    machine: Machine,
+    launcher: str,
+    nodes: int = 1,
+    ranks: int | None = None,
+    measured: Plan | None = None,
+) -> Plan:
     """Decide everything about a run of `suite` on `nodes` nodes like `machine`.
 
     `ranks` is what "cores" means, summed over the nodes: the size of the MPI world for the launcher "inline" (no step
-    can have more), else what the user asked for; None: every core.
+    can have more), else what the user asked for; None: every core. With `measured`, the plan of a stored run that is
+    judged again by another suite, a case measured there keeps what was decided then: this may be another machine.
 
     Raises:
         ConfigError: the suite asks for what cannot be meant (unknown kernel, parameter, workload; a limit above the
@@ -37,6 +45,7 @@ def make_plan(suite: Suite, machine: Machine, launcher: str, nodes: int = 1, ran
     if nodes < 1 or (ranks is not None and ranks < nodes):
         raise ConfigError(f"{nodes} node(s) with {ranks} rank(s): there must be at least one rank on each node")
     planner = _Planner(suite, machine, launcher, nodes, ranks)
+    planner.measured = {step.name: step.cases for step in measured.steps} if measured else {}
     steps = [planner.step(config) for config in suite.step]
     # Stable: within ceilings and within the rest the suite's order stays.
     steps.sort(key=lambda step: not any(case.kernel in _CEILING_KERNELS for case in step.cases))
@@ -69,6 +78,7 @@ class _Planner:
 
         self.suite, self.machine, self.nodes = suite, machine, nodes
         self.world = (ranks if ranks is not None else nodes) if launcher == "inline" else None
+        self.measured: dict[str, tuple[Case, ...]] = {}
         self.ranks_per_node = ranks // nodes if ranks is not None else machine.cores
         self.kernels: dict[str, Kernel] = kernels()
         self.workloads: dict[str, Workload] = workloads()
@@ -147,13 +157,15 @@ class _Planner:
         if not all(choices):
             raise self.error("an empty list of alternatives leaves nothing to measure", written.line)
         variants = written.variant if isinstance(written.variant, tuple) else (written.variant,)
-        found = []
+        found: list[Case] = []
         for chosen in itertools.product(*choices):
             frozen = (tuple(value) if isinstance(value, list) else value for value in chosen)
             values = dict(zip(written.parameters, frozen, strict=True))
             try:
                 fitted = self.fitted(kernel, values, threads)
-                found += [self.case(workload, fitted, (kernel, variant, written.device), ranks) for variant in variants]
+                for variant in variants:
+                    case = self.case(workload, fitted, (kernel, variant, written.device), ranks)
+                    found.append(self.as_measured(step.name, case, variant))
             except Unsupported as error:
                 name = " ".join(str(value) for value in values.values())
                 found.append(Case(name=name, kernel=kernel.name, variant="none", problem=values, skip=str(error)))
@@ -195,6 +207,14 @@ class _Planner:
             return _case(problem, kernel.best(problem, device).name, device, None)
         except ConfigError as error:
             return _case(problem, "none", device, str(error))
+
+    def as_measured(self, step: str, case: Case, wanted: str) -> Case:
+        """The case as a stored run decided it, where it has it."""
+        for other in self.measured.get(step, ()):
+            same = other.kernel == case.kernel and other.device == case.device
+            if same and (wanted == "best" or other.variant == case.variant) and alike(other.problem, case.problem):
+                return other
+        return case
 
     def bound(self, step: Step, steps: list[Step]) -> Step:
         """The step with the ceilings of its cases, and its limits checked against them."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pyhpc.acceptance.plan import Case, Step
+from pyhpc.acceptance.plan import Case, Step, alike
 from pyhpc.measure.measurement import Measurement
 
 Outcome = Literal["pass", "fail", "inconclusive", "error", "skip"]
@@ -101,14 +101,14 @@ def _misfit(step: Step, case: Case, record: Measurement) -> str | None:
     planned = {
         "kernel": case.kernel,
         "variant": case.variant,
-        "problem": _plain(case.problem),
+        "problem": case.problem,
         "flops": case.flops,
         "bytes": case.bytes,
         "ranks": step.ranks if step.collective else 1,
     }
     for name, value in planned.items():
-        found = _plain(getattr(record, name))
-        if found != value:
+        found = getattr(record, name)
+        if not alike(found, value):
             return f"the record is of {name} {found!r}, planned was {value!r}"
     if not 0 <= record.subject.rank < step.ranks or not record.subject.host:
         return f"the record is of {record.subject}, which is nobody in this step"
@@ -150,10 +150,3 @@ def _contradiction(case: Case, record: Measurement) -> str | None:
             if not math.isclose(stored, derived, rel_tol=_ROUNDING):
                 return f"{metric} of sample {index} is {stored:g} and the times say {derived:g}"
     return None
-
-
-def _plain(value: object) -> object:
-    """A value as JSON gives it back: tuples are lists there."""
-    if isinstance(value, dict):
-        return {key: _plain(member) for key, member in value.items()}
-    return [_plain(member) for member in value] if isinstance(value, list | tuple) else value
