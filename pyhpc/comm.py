@@ -237,8 +237,9 @@ def split(comm: Any, member: bool) -> Any:
 class Channel:
     """pyhpc's own duplicate of a communicator: its messages can never match a receive of the caller's."""
 
-    def __init__(self, comm: Any) -> None:
-        self.comm = comm
+    def __init__(self, parent: Any, comm: Any) -> None:
+        self.parent = parent  # the caller's
+        self.comm = comm  # its duplicate
         self.rank: int = comm.Get_rank()
         self.ranks: int = comm.Get_size()
         self._scratch = np.empty(0, np.uint8)
@@ -293,7 +294,7 @@ def channel(comm: Any = None) -> Channel:
         raise InvalidArgument("comm is an intercommunicator; merge its two groups first with comm.Merge()")
     found: Channel | None = comm.Get_attr(_attribute())
     if found is None:
-        found = Channel(comm.Dup())
+        found = Channel(comm, comm.Dup())
         comm.Set_attr(_attribute(), found)
     return found
 

@@ -2,7 +2,8 @@
 
 A message is at most a segment long. Reductions are received segment by segment into a small scratch that stays in
 cache, so that combining one segment overlaps the transfer of the next ones and no count ever reaches 2^31. Elements
-travel as bytes (MPI knows neither bfloat16 nor float16) and are combined by the native reduction.
+travel as bytes (MPI knows neither bfloat16 nor float16) and are combined by the native reduction, on one thread: the
+other cores have ranks of their own.
 
 Why it cannot deadlock: all sends of a round are started before the first wait, and receives are waited for in order of
 the segment's index, every Reduce having the same number of segments posted ahead. Waiting for one's own send of segment
@@ -13,14 +14,13 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pyhpc.comm import Channel, mpi
-from pyhpc.kernels.schedules.schedule import Action, Algorithm, Copy, Reduce, Round, Send, bounds
+from pyhpc.kernels.schedules.schedule import Action, Algorithm, Copy, Reduce, Send, bounds
 from pyhpc.native import cpu
 
 # Long enough that a message's fixed cost (a few microseconds) is small beside its transfer (100 us), short enough that
@@ -30,39 +30,64 @@ AHEAD = 3  # receives posted ahead for every Reduce
 TAG = 1
 
 
-@functools.lru_cache(maxsize=256)
-def _rounds(algorithm: Algorithm, rank: int, ranks: int) -> tuple[Round, ...]:
-    return algorithm.rounds(rank, ranks)
+class _Part(NamedTuple):
+    """An action with its range in elements."""
+
+    action: Action
+    low: int
+    high: int
+
+
+class _Round(NamedTuple):
+    """The parts of a round that are not empty."""
+
+    sends: tuple[_Part, ...]
+    receives: tuple[_Part, ...]
+
+
+@functools.lru_cache(maxsize=64)
+def _plan(algorithm: Algorithm, rank: int, ranks: int, elements: int, itemsize: int) -> tuple[_Round, ...]:
+    """The rank's rounds for a vector of this length."""
+    edges = bounds(elements, algorithm.chunks(ranks), max(1, 64 // itemsize))
+    rounds = []
+    for actions in algorithm.rounds(rank, ranks):
+        parts = [_Part(action, edges[action.chunks[0]], edges[action.chunks[1]]) for action in actions]
+        parts = [part for part in parts if part.low < part.high]
+        sends = tuple(part for part in parts if isinstance(part.action, Send))
+        rounds.append(_Round(sends, tuple(part for part in parts if not isinstance(part.action, Send))))
+    return tuple(rounds)
 
 
 def play(channel: Channel, algorithm: Algorithm, x: np.ndarray, out: np.ndarray, op: str) -> None:
     """out = x₀ op x₁ op … over the ranks of `channel`, in the order that the schedule of `algorithm` states.
 
-    `x` and `out` are contiguous, one-dimensional, of one dtype and length, and either the same memory or disjoint.
-    Collective.
+    `x` and `out` are contiguous, one-dimensional, of one dtype and length, and either the same object or apart in
+    memory. Collective.
     """
     if channel.ranks == 1:
-        if out.ctypes.data != x.ctypes.data:
+        if out is not x:
             out[:] = x
         return
-    player = _Player(channel, algorithm, x, out, op)
-    for actions in _rounds(algorithm, channel.rank, channel.ranks):
-        player.round(actions)
+    player = _Player(channel, x, out, op)
+    for sends, receives in _plan(algorithm, channel.rank, channel.ranks, x.size, x.itemsize):
+        longest = max((part.high - part.low for part in (*sends, *receives)), default=0)
+        if longest <= player.segment and len(sends) <= 1 and len(receives) <= 1:
+            player.exchange(sends, receives)
+        else:
+            player.stream(sends, receives)
 
 
-@dataclass
-class _Receive:
+class _Receive(NamedTuple):
     """One segment that is being received."""
 
-    action: Reduce | Copy
+    part: _Part  # of which it is a segment
+    index: int  # of the segment within it
     low: int  # elements
     high: int
-    index: int  # of the segment within its action
     target: np.ndarray  # bytes
 
 
-@dataclass
-class _Sent:
+class _Sent(NamedTuple):
     """One segment that is being sent, from element `low` on."""
 
     low: int
@@ -70,111 +95,100 @@ class _Sent:
 
 
 class _Player:
-    def __init__(self, channel: Channel, algorithm: Algorithm, x: np.ndarray, out: np.ndarray, op: str) -> None:
-        self.channel, self.comm, self.op = channel, channel.comm, op
+    def __init__(self, channel: Channel, x: np.ndarray, out: np.ndarray, op: str) -> None:
+        self.channel, self.comm, self.op, self.in_place = channel, channel.comm, op, out is x
         self.arrays = {"input": x, "result": out}
         self.bytes = {"input": x.view(np.uint8), "result": out.view(np.uint8)}
-        self.in_place = x.ctypes.data == out.ctypes.data
-        self.itemsize = x.dtype.itemsize
-        self.edges = bounds(x.size, algorithm.chunks(channel.ranks), max(1, 64 // self.itemsize))
-        self.segment = SEGMENT_BYTES // self.itemsize
-        self.reduce: Callable[..., Any] = cpu().allreduce.reduce
+        self.itemsize = x.itemsize
+        self.segment = SEGMENT_BYTES // x.itemsize
         self.byte = mpi().BYTE
-
-    def round(self, actions: Round) -> None:
-        """One round; a round of at most one short message each way needs no overlap."""
-        sends = [action for action in actions if isinstance(action, Send) and self.length(action)]
-        receives = [action for action in actions if not isinstance(action, Send) and self.length(action)]
-        short = all(self.length(action) <= self.segment for action in (*sends, *receives))
-        if short and len(sends) <= 1 and len(receives) <= 1:
-            self.exchange(sends, receives)
-        else:
-            self.stream(sends, receives)
-
-    def range(self, action: Action) -> tuple[int, int]:
-        return self.edges[action.chunks[0]], self.edges[action.chunks[1]]
-
-    def length(self, action: Action) -> int:
-        low, high = self.range(action)
-        return high - low
 
     def view(self, buffer: str, low: int, high: int) -> np.ndarray:
         return self.bytes[buffer][low * self.itemsize : high * self.itemsize]
 
-    def exchange(self, sends: list[Send], receives: list[Reduce | Copy]) -> None:
+    def exchange(self, sends: tuple[_Part, ...], receives: tuple[_Part, ...]) -> None:
         """At most one short message out and one in, in one MPI call."""
-        outgoing = [(self.view(send.source, *self.range(send)), self.byte) for send in sends]
-        incoming = []
-        for action in receives:
-            low, high = self.range(action)
-            scratch = self.channel.scratch(SEGMENT_BYTES)[: (high - low) * self.itemsize]
-            target = self.view("result", low, high) if isinstance(action, Copy) else scratch
-            incoming.append(_Receive(action, low, high, 0, target))
-        if outgoing and incoming:
-            into, peer = (incoming[0].target, self.byte), incoming[0].action.peer
-            self.comm.Sendrecv(outgoing[0], sends[0].peer, TAG, into, peer, TAG)
-        elif outgoing:
-            self.comm.Send(outgoing[0], sends[0].peer, TAG)
-        elif incoming:
-            self.comm.Recv((incoming[0].target, self.byte), incoming[0].action.peer, TAG)
-        for receive in incoming:
-            self.combine(receive)
+        for send, low, high in sends:
+            assert isinstance(send, Send)
+            outgoing = (self.view(send.source, low, high), self.byte)
+            if not receives:
+                self.comm.Send(outgoing, send.peer, TAG)
+        for action, low, high in receives:
+            if isinstance(action, Copy):
+                target = self.view("result", low, high)
+            else:
+                target = self.channel.scratch(SEGMENT_BYTES)[: (high - low) * self.itemsize]
+            if sends:
+                self.comm.Sendrecv(outgoing, send.peer, TAG, (target, self.byte), action.peer, TAG)
+            else:
+                self.comm.Recv((target, self.byte), action.peer, TAG)
+            self.combine(action, low, high, target)
 
-    def stream(self, sends: list[Send], receives: list[Reduce | Copy]) -> None:
+    def stream(self, sends: tuple[_Part, ...], receives: tuple[_Part, ...]) -> None:
         """Any number of messages of any length: see the head of this file."""
-        segments = self.receive_segments(receives)
-        posted = {id(s): self.post(s) for s in segments if s.index < AHEAD or isinstance(s.action, Copy)}
-        by_index = {(id(s.action), s.index): s for s in segments}
-        outgoing = {send: deque(self.start(send, low, high) for low, high in self.segments(send)) for send in sends}
-        overwritten = {action: [outgoing[send] for send in sends if self.conflict(send, action)] for action in receives}
-        for receive in segments:
-            posted.pop(id(receive)).Wait()
+        segments = self.segments_to_receive(receives)
+        by_index = {(id(segment.part), segment.index): segment for segment in segments}
+        posted = {
+            key: self.post(segment)
+            for key, segment in by_index.items()
+            if segment.index < AHEAD or isinstance(segment.part.action, Copy)
+        }
+        outgoing = [deque(self.start(send)) for send in sends]
+        overwritten = {
+            id(part): [queue for queue, send in zip(outgoing, sends, strict=True) if self.conflict(send, part)]
+            for part in receives
+        }
+        for segment in segments:
+            posted[id(segment.part), segment.index].Wait()
             # The memory that is written now may still be on its way to another rank.
-            for queue in overwritten[receive.action]:
-                while queue and queue[0].low < receive.high:
+            for queue in overwritten[id(segment.part)]:
+                while queue and queue[0].low < segment.high:
                     queue.popleft().request.Wait()
-            self.combine(receive)
-            following = by_index.get((id(receive.action), receive.index + AHEAD))
-            if following is not None and id(following) not in posted:
-                posted[id(following)] = self.post(following)
-        for queue in outgoing.values():
+            self.combine(segment.part.action, segment.low, segment.high, segment.target)
+            key = (id(segment.part), segment.index + AHEAD)
+            if key in by_index and key not in posted:
+                posted[key] = self.post(by_index[key])
+        for queue in outgoing:
             for sent in queue:
                 sent.request.Wait()
 
-    def conflict(self, send: Send, action: Reduce | Copy) -> bool:
-        """Whether `action` writes memory that `send` reads."""
-        in_result = send.source == "result" or self.in_place
-        return in_result and send.chunks[0] < action.chunks[1] and action.chunks[0] < send.chunks[1]
+    def segments(self, part: _Part) -> Iterator[tuple[int, int]]:
+        return ((low, min(part.high, low + self.segment)) for low in range(part.low, part.high, self.segment))
 
-    def segments(self, action: Action) -> Iterator[tuple[int, int]]:
-        start, stop = self.range(action)
-        return ((low, min(stop, low + self.segment)) for low in range(start, stop, self.segment))
-
-    def receive_segments(self, receives: list[Reduce | Copy]) -> list[_Receive]:
+    def segments_to_receive(self, receives: tuple[_Part, ...]) -> list[_Receive]:
         """All segments to receive, in order of their index, each with the memory it is received into."""
         scratch = self.channel.scratch(len(receives) * AHEAD * SEGMENT_BYTES)
         found = []
-        for number, action in enumerate(receives):
-            for index, (low, high) in enumerate(self.segments(action)):
-                slot = (number * AHEAD + index % AHEAD) * SEGMENT_BYTES
-                memory = scratch[slot : slot + (high - low) * self.itemsize]
-                target = self.view("result", low, high) if isinstance(action, Copy) else memory
-                found.append(_Receive(action, low, high, index, target))
+        for number, part in enumerate(receives):
+            for index, (low, high) in enumerate(self.segments(part)):
+                if isinstance(part.action, Copy):
+                    target = self.view("result", low, high)
+                else:
+                    slot = (number * AHEAD + index % AHEAD) * SEGMENT_BYTES
+                    target = scratch[slot : slot + (high - low) * self.itemsize]
+                found.append(_Receive(part, index, low, high, target))
         return sorted(found, key=lambda receive: receive.index)
 
     def post(self, receive: _Receive) -> Any:
-        return self.comm.Irecv((receive.target, self.byte), receive.action.peer, TAG)
+        return self.comm.Irecv((receive.target, self.byte), receive.part.action.peer, TAG)
 
-    def start(self, send: Send, low: int, high: int) -> _Sent:
-        return _Sent(low, self.comm.Isend((self.view(send.source, low, high), self.byte), send.peer, TAG))
+    def start(self, part: _Part) -> Iterator[_Sent]:
+        send = part.action
+        assert isinstance(send, Send)
+        for low, high in self.segments(part):
+            yield _Sent(low, self.comm.Isend((self.view(send.source, low, high), self.byte), send.peer, TAG))
 
-    def combine(self, receive: _Receive) -> None:
-        """result = own op received, or received op own."""
-        action = receive.action
-        if isinstance(action, Copy):
+    def conflict(self, sent: _Part, received: _Part) -> bool:
+        """Whether receiving `received` writes memory that sending `sent` reads."""
+        assert isinstance(sent.action, Send)
+        in_result = sent.action.source == "result" or self.in_place
+        return in_result and sent.low < received.high and received.low < sent.high
+
+    def combine(self, action: Action, low: int, high: int, target: np.ndarray) -> None:
+        """result = own op received, or received op own; a Copy has been received into its place."""
+        if not isinstance(action, Reduce):
             return
-        own = self.arrays[action.own][receive.low : receive.high]
-        result = self.arrays["result"][receive.low : receive.high]
-        received = receive.target.view(own.dtype)
+        own, result = self.arrays[action.own][low:high], self.arrays["result"][low:high]
+        received = target.view(own.dtype)
         left, right = (own, received) if action.own_is_left else (received, own)
-        self.reduce(left, right, result, self.op, threads=1)
+        cpu().allreduce.reduce(left, right, result, self.op, threads=1)
