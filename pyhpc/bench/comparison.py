@@ -4,8 +4,8 @@ The unit of replication is the round: samples of one round share clock, placemen
 value is the median of its round medians, with the distribution-free interval of those. Ratios are formed inside each
 round, where numerator and denominator were taken a moment apart, and then treated alike: a drifting clock cancels.
 
-A ceiling is what the machine can do at best, and everything that disturbs it only lowers it: its value in a round is its
-fastest sample, not the median. A fraction above 1 all the same means that the ceiling was disturbed throughout.
+A ceiling is what the machine can do at best, and everything that disturbs it only lowers it: its value in a round is
+its fastest sample, not the median. A fraction above 1 all the same means that the ceiling was disturbed throughout.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pyhpc.bench import contest
+from pyhpc.bench import Comparison, bench_command, contest
 from pyhpc.bench.contest import _Field, _Process, _row, compare
 from pyhpc.bench.worker import Worker, enter
 from pyhpc.errors import ConfigError, MeasurementError, Unsupported
@@ -163,3 +163,21 @@ def test_a_changed_result_while_sampling_is_an_error_that_names_the_sample():
     worker.entry = enter(stub(count), PROBLEM, 1)
     worker.entry.run = lambda: None  # from now on the poison stays
     assert "sample 0 of round 4 differs" in worker.answer({"sample": {"index": 4, "seconds": 0.01}})["error"]
+
+
+def test_the_command_prints_a_table_writes_its_files_and_exits_with_0(tmp_path, capsys):
+    json_path, plot_path = tmp_path / "found.json", tmp_path / "found.svg"
+    status = bench_command("peak", ["blocks=1"], ["float32"], ["generic"], (1,), str(json_path), str(plot_path))
+    assert status == 0
+    assert "generic" in capsys.readouterr().out
+    found = Comparison.model_validate_json(json_path.read_text())
+    assert [row.kind for row in found.rows] == ["ours", "ours"]
+    assert found.rows[0].seconds.low is not None  # enough rounds for an interval
+    assert plot_path.stat().st_size > 5000
+
+
+def test_the_command_sends_all_reduce_to_the_ranks_and_refuses_a_bad_plot_before_measuring():
+    with pytest.raises(ConfigError, match="across ranks"):
+        bench_command("allreduce", [], [], [])
+    with pytest.raises(ConfigError, match=r"\.png"):
+        bench_command("peak", ["blocks=1"], ["float32"], [], (1,), None, "found.jpeg")
