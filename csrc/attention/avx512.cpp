@@ -17,6 +17,9 @@ struct Avx512 : Simd<16> {
     const Vec fraction = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT);
     return _mm512_scalef_ps(exp2_fraction(fraction), x - fraction);
   }
+  static Vec load(const Bfloat16* from) {
+    return copy<Vec>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(read<__m256i>(from)), 16));
+  }
   static Vec load(const Float16* from) { return _mm512_cvtph_ps(read<__m256i>(from)); }
   static void store(Float16* to, Vec x) {
     const __m256i half = _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);

@@ -1,5 +1,7 @@
 // cpu().attention: run(q, k, v, out, lse, causal, window, scale, threads, variant) and variants(). The
 // contract is in attention.h, the argument checks in check.h.
+#include "core/bind.h"
+
 #include <pybind11/stl.h>
 
 #include <string>
@@ -7,7 +9,6 @@
 #include <vector>
 
 #include "attention/check.h"
-#include "core/bind.h"
 #include "core/threads.h"
 #include "core/variant.h"
 

@@ -17,8 +17,9 @@ const CudaVariant* const variants[] = {
 #undef PYHPC_VARIANT
 };
 
-void run(const py::object& q_object, const py::object& k_object, const py::object& v_object, const py::object& out_object,
-         const py::object& lse_object, bool causal, int64_t window, double scale, uintptr_t stream, const std::string& wanted) {
+void run(const py::object& q_object, const py::object& k_object, const py::object& v_object,
+         const py::object& out_object, const py::object& lse_object, bool causal, int64_t window, double scale,
+         uintptr_t stream, const std::string& wanted) {
   Borrowed q, k, v, out, lse;
   borrow(q_object, "q", q), borrow(k_object, "k", k), borrow(v_object, "v", v), borrow(out_object, "out", out);
   const bool with_lse = !lse_object.is_none();
@@ -40,7 +41,8 @@ void bind(py::module_& module) {
   module.def("run", &run, "q"_a, "k"_a, "v"_a, "out"_a, "lse"_a = py::none(), "causal"_a = false, "window"_a = -1,
              "scale"_a = 0.0, "stream"_a = 0, "variant"_a = "",
              "As the CPU's run, for arrays on one GPU. Enqueued on `stream`.");
-  module.def("variants", [] { return cuda::list_variants(variants); }, "(name, refusal or \"\") of each target, best first.");
+  module.def(
+      "variants", [] { return cuda::list_variants(variants); }, "(name, refusal or \"\") of each target, best first.");
 }
 
 }  // namespace pyhpc::attention

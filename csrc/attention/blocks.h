@@ -136,8 +136,8 @@ inline void locate(const Problem& p, const Rows& rows, const Keys& keys) {
   }
 }
 
-template <class S, int vectors>
-void attend(const Problem& p, const Rows& rows, const Keys& keys, float* scores) {
+template <class S, int vectors, class Ahead>
+void attend(const Problem& p, const Rows& rows, const Keys& keys, float* scores, const Ahead& ahead) {
   const int head_dim = static_cast<int>(p.head_dim), stride = row_stride(head_dim),
             count = round_up(keys.count, S::key_tile);
   const bool masked = !rows.all.holds({keys.first, keys.first + count});
@@ -145,6 +145,7 @@ void attend(const Problem& p, const Rows& rows, const Keys& keys, float* scores)
   if (masked) locate(p, rows, keys);
   for (int j = 0; j < count; j += S::key_tile) {
     float* at = scores + j * rows.width;
+    ahead(j / S::key_tile, count / S::key_tile);
     if (masked)
       score_tile<S, vectors, true>(keys.k + j * stride, head_dim, rows, j, at);
     else
@@ -160,11 +161,11 @@ void attend(const Problem& p, const Rows& rows, const Keys& keys, float* scores)
 }
 
 // The block's number of vectors becomes a compile-time constant.
-template <class S, int vectors = S::query_vectors>
-void attend_any(const Problem& p, const Rows& rows, const Keys& keys, float* scores) {
+template <class S, int vectors, class Ahead>
+void attend_any(const Problem& p, const Rows& rows, const Keys& keys, float* scores, const Ahead& ahead) {
   if constexpr (vectors > 1)
-    if (rows.width < vectors * S::lanes) return attend_any<S, vectors - 1>(p, rows, keys, scores);
-  attend<S, vectors>(p, rows, keys, scores);
+    if (rows.width < vectors * S::lanes) return attend_any<S, vectors - 1>(p, rows, keys, scores, ahead);
+  attend<S, vectors>(p, rows, keys, scores, ahead);
 }
 
 // Q^T, times scale · log2(e): scores are exponents of 2.
@@ -271,11 +272,19 @@ void attend_chunk(const Problem& p, int64_t batch, int64_t kv_head, int64_t firs
   const int head_dim = static_cast<int>(p.head_dim);
   for (int64_t j = any.begin / key_block * key_block; j < any.end; j += key_block) {
     const int count = static_cast<int>(smaller(key_block, p.kv_len - j)), padded = round_up(count, S::key_tile);
-    pack_rows<S>(keys_from + j * p.k_strides[2], p.k_strides, count, padded, head_dim, k);
-    const bool poisoned = pack_rows<S>(values_from + j * p.v_strides[2], p.v_strides, count, padded, head_dim, v);
-    for (int i = 0; i < blocks; ++i)
+    pack_rows<S, false>(keys_from + j * p.k_strides[2], p.k_strides, count, padded, head_dim, k);
+    const bool poisoned = pack_rows<S, true>(values_from + j * p.v_strides[2], p.v_strides, count, padded, head_dim, v);
+    const int next = static_cast<int>(larger(0, smaller(key_block, any.end - j - key_block)));
+    for (int i = 0; i < blocks; ++i) {
+      // The next keys come into L2 a few lines at a time, while the tiles are busy.
+      const auto ahead = [&](int part, int parts) {
+        const int64_t at = j + key_block;
+        prefetch_rows(keys_from + at * p.k_strides[2], p.k_strides, next, head_dim, i * parts + part, blocks * parts);
+        prefetch_rows(values_from + at * p.v_strides[2], p.v_strides, next, head_dim, i * parts + part, blocks * parts);
+      };
       if (rows[i].any.begin < j + count && j < rows[i].any.end)
-        attend_any<S>(p, rows[i], Keys{k, v, j, count, poisoned}, scores);
+        attend_any<S, S::query_vectors>(p, rows[i], Keys{k, v, j, count, poisoned}, scores, ahead);
+    }
   }
   for (int i = 0; i < blocks; ++i)
     write_rows<S>(p, static_cast<T*>(p.out) + batch * p.out_strides[0],

@@ -1,5 +1,5 @@
-// The argument checks of attention and the Problem they end in, for the CPU's and for CUDA's binding, which alone know on what
-// device the arrays must be.
+// The argument checks of attention and the Problem they end in, for the CPU's and for CUDA's binding, which alone know
+// on what device the arrays must be.
 #pragma once
 #include <cmath>
 #include <string>
@@ -17,7 +17,8 @@ inline std::string shape_of(const Array& array) {
   return text + ")";
 }
 
-inline void require_shape(const Array& array, const char* argument, const std::vector<int64_t>& shape, const char* meaning) {
+inline void require_shape(const Array& array, const char* argument, const std::vector<int64_t>& shape,
+                          const char* meaning) {
   Array wanted;
   wanted.ndim = static_cast<int>(shape.size());
   for (int i = 0; i < wanted.ndim; ++i) wanted.shape[i] = shape[i];
@@ -96,14 +97,16 @@ inline Problem problem_of(const Array& q, const Array& k, const Array& v, const 
                           const Options& options) {
   check(q, k, v, out);
   if (lse) check_lse(*lse, q, k, v, out);
-  require(options.window >= -1, "window is " + std::to_string(options.window) + "; it must be -1 (none) or a number of keys");
+  require(options.window >= -1,
+          "window is " + std::to_string(options.window) + "; it must be -1 (none) or a number of keys");
   require(std::isfinite(options.scale), "scale is not finite; 0 means 1/sqrt(head_dim)");
   Problem p = {};
   p.dtype = q.dtype;
   p.batch = q.shape[0], p.heads = q.shape[1], p.q_len = q.shape[2], p.head_dim = q.shape[3];
   p.kv_heads = k.shape[1], p.kv_len = k.shape[2];
   p.q = q.data, p.k = k.data, p.v = v.data, p.out = out.data;
-  set_strides(p.q_strides, q), set_strides(p.k_strides, k), set_strides(p.v_strides, v), set_strides(p.out_strides, out);
+  set_strides(p.q_strides, q), set_strides(p.k_strides, k), set_strides(p.v_strides, v),
+      set_strides(p.out_strides, out);
   if (lse) p.lse = static_cast<float*>(lse->data), set_strides(p.lse_strides, *lse);
   p.causal = options.causal;
   p.window = options.window;

@@ -5,8 +5,8 @@
 
 namespace pyhpc::attention {
 
-// One block's work. Blocks are numbered query tile first, then head, then batch; the last tile, which sees the most keys
-// under a causal mask, goes first.
+// One block's work. Blocks are numbered query tile first, then head, then batch; the last tile, which sees the most
+// keys under a causal mask, goes first.
 struct Task {
   int64_t batch, head, kv_head, first_query;
 };
@@ -41,9 +41,10 @@ struct Rows {
   __device__ T at(int64_t i, int64_t j) const { return i < rows && j < columns ? data[i * row + j * column] : T{}; }
 };
 template <class T>
-__device__ Rows<const T> rows_of(const Problem& p, const void* data, const int64_t* strides, int64_t batch, int64_t head,
-                                 int64_t length) {
-  return {static_cast<const T*>(data) + batch * strides[0] + head * strides[1], strides[2], strides[3], length, p.head_dim};
+__device__ Rows<const T> rows_of(const Problem& p, const void* data, const int64_t* strides, int64_t batch,
+                                 int64_t head, int64_t length) {
+  return {static_cast<const T*>(data) + batch * strides[0] + head * strides[1], strides[2], strides[3], length,
+          p.head_dim};
 }
 
 template <class T>

@@ -32,21 +32,36 @@ inline void store_row(T* to, int64_t stride, int count, typename S::Vec x) {
   for (int i = 0; i < count && i < S::lanes; ++i) to[i * stride] = row[i];
 }
 
-// Copy `rows` rows of keys or values, zeros up to `padded` rows. True if any element is infinite or NaN.
-template <class S, class T>
+// Copy `rows` rows of keys or values, zeros up to `padded` rows. If `watch`: true if an element is infinite or NaN.
+template <class S, bool watch, class T>
 bool pack_rows(const T* from, const int64_t* strides, int rows, int padded, int head_dim, float* to) {
+  using Bits = typename S::Bits;
   const int stride = row_stride(head_dim);
-  typename S::Vec poison = {};
-  for (int i = 0; i < rows; ++i)
-    for (int c = 0; c < round_up(head_dim, 16); c += S::lanes) {
-      const auto x = load_row<S>(from + i * strides[2] + c * strides[3], strides[3], head_dim - c);
-      poison += x * 0.0f;  // 0, or NaN from then on
-      S::store(to + i * stride + c, x);
-    }
-  for (int i = rows * stride; i < padded * stride; ++i) to[i] = 0;
-  bool found = false;
-  for (int lane = 0; lane < S::lanes; ++lane) found |= poison[lane] != 0;
-  return found;
+  Bits seen = {};
+  const auto put = [&](float* at, typename S::Vec x) {
+    // One more in the exponent carries into the sign where the exponent is all ones.
+    if (watch) seen |= (S::template copy<Bits>(x) & 0x7fffffff) + 0x00800000;
+    S::store(at, x);
+  };
+  for (int i = 0; i < rows; ++i, from += strides[2], to += stride) {
+    int c = 0;
+    if (strides[3] == 1)
+      for (; c + S::lanes <= head_dim; c += S::lanes) put(to + c, S::load(from + c));
+    for (; c < round_up(head_dim, 16); c += S::lanes)
+      put(to + c, load_row<S>(from + c * strides[3], strides[3], head_dim - c));
+  }
+  for (int i = 0; i < (padded - rows) * stride; ++i) to[i] = 0;
+  uint32_t any = 0;
+  for (int lane = 0; lane < S::lanes; ++lane) any |= seen[lane];
+  return any >> 31;
+}
+
+// Ask for some rows while other work goes on: part number `part` of `parts` of them.
+template <class T>
+inline void prefetch_rows(const T* from, const int64_t* strides, int rows, int head_dim, int part, int parts) {
+  constexpr int line = 64 / sizeof(T);
+  for (int i = rows * part / parts; i < rows * (part + 1) / parts; ++i)
+    for (int c = 0; c < head_dim; c += line) __builtin_prefetch(from + i * strides[2] + c * strides[3], 0, 2);
 }
 
 // Row r of a key-value head is query r / group of head kv_head · group + r % group: the heads of a group share their
