@@ -33,14 +33,20 @@ int64_t dot_products(int64_t blocks) {
   const auto b = Arithmetic::second();
   int64_t operations = 0;
   for (int64_t block = 0; block < blocks; ++block) {
-    Sum sums[accumulators] = {};
+    Sum sums[accumulators];
+#pragma GCC unroll 32
+    for (int i = 0; i < accumulators; ++i) sums[i] = Sum{};
     for (int64_t step = 0; step < block_operations / step_operations; ++step) {
 #pragma GCC unroll 32
       for (int i = 0; i < accumulators; ++i) {
         __asm__("" : PYHPC_REGISTER(a));  // as if a were new: keeps the compiler from multiplying once for all
         sums[i] = Arithmetic::multiply_add(sums[i], a, b);
+        __asm__(""
+                : PYHPC_REGISTER(sums[i]));  // one register for good: without this, GCC copies every sum at every step
       }
     }
+    // Unrolled, so that no index is variable and the sums stay in registers.
+#pragma GCC unroll 32
     for (int i = 0; i < accumulators; ++i) {
       int32_t counted[lanes];
       __builtin_memcpy(counted, &sums[i], sizeof counted);
