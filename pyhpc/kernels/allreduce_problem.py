@@ -143,21 +143,21 @@ class AllreduceProblem(Problem):
         kind, part = DTYPES[self.dtype], self._part(block)
         size = part.stop - part.start
         random = np.random.Generator(np.random.Philox(key=[self.seed, (rank << 32) | block]))
+        wide = np.float64 if kind.itemsize == 8 else np.float32  # float32 holds every narrower type
+        values: np.ndarray
         if self.pattern == "zeros":
-            return np.zeros(size, kind)
-        if self.pattern == "integers" and self.op == "prod":
-            return random.choice(np.array([1, -1]), size).astype(kind)
-        if self.pattern == "integers":
-            return random.integers(-_LARGEST_INTEGER, _LARGEST_INTEGER, size, np.int8, endpoint=True).astype(kind)
-        if kind.kind in "iu":
-            return np.frombuffer(random.bytes(size * kind.itemsize), kind)
-        # float32 holds the pattern of every narrower type
-        fraction = random.random(size, np.float64 if kind.itemsize == 8 else np.float32)
-        if self.op == "prod":
-            return (
-                np.exp2(fraction - fraction.dtype.type(0.5)) * random.choice(np.array([1, -1], np.int8), size)
-            ).astype(kind)
-        return (2 * fraction - 1).astype(kind)
+            values = np.zeros(size, kind)
+        elif self.pattern == "integers" and self.op == "prod":
+            values = random.choice(np.array([1, -1]), size)
+        elif self.pattern == "integers":
+            values = random.integers(-_LARGEST_INTEGER, _LARGEST_INTEGER, size, np.int8, endpoint=True)
+        elif kind.kind in "iu":
+            values = np.frombuffer(random.bytes(size * kind.itemsize), kind)
+        elif self.op == "prod":
+            values = np.exp2(random.random(size, wide) - wide(0.5)) * random.choice(np.array([1, -1], np.int8), size)
+        else:
+            values = wide(2) * random.random(size, wide) - wide(1)
+        return values.astype(kind)
 
     def _verify(
         self, result: np.ndarray, blocks: Iterator[tuple[int, slice]], draw: Callable[[int, int], np.ndarray]

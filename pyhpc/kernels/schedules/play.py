@@ -81,7 +81,7 @@ class _Receive(NamedTuple):
     """One segment that is being received."""
 
     part: _Part  # of which it is a segment
-    index: int  # of the segment within it
+    number: int  # of the segment within it
     low: int  # elements
     high: int
     target: np.ndarray  # bytes
@@ -127,11 +127,11 @@ class _Player:
     def stream(self, sends: tuple[_Part, ...], receives: tuple[_Part, ...]) -> None:
         """Any number of messages of any length: see the head of this file."""
         segments = self.segments_to_receive(receives)
-        by_index = {(id(segment.part), segment.index): segment for segment in segments}
+        by_index = {(id(segment.part), segment.number): segment for segment in segments}
         posted = {
             key: self.post(segment)
             for key, segment in by_index.items()
-            if segment.index < AHEAD or isinstance(segment.part.action, Copy)
+            if segment.number < AHEAD or isinstance(segment.part.action, Copy)
         }
         outgoing = [deque(self.start(send)) for send in sends]
         overwritten = {
@@ -139,13 +139,13 @@ class _Player:
             for part in receives
         }
         for segment in segments:
-            posted[id(segment.part), segment.index].Wait()
+            posted[id(segment.part), segment.number].Wait()
             # The memory that is written now may still be on its way to another rank.
             for queue in overwritten[id(segment.part)]:
                 while queue and queue[0].low < segment.high:
                     queue.popleft().request.Wait()
             self.combine(segment.part.action, segment.low, segment.high, segment.target)
-            key = (id(segment.part), segment.index + AHEAD)
+            key = (id(segment.part), segment.number + AHEAD)
             if key in by_index and key not in posted:
                 posted[key] = self.post(by_index[key])
         for queue in outgoing:
@@ -167,7 +167,7 @@ class _Player:
                     slot = (number * AHEAD + index % AHEAD) * SEGMENT_BYTES
                     target = scratch[slot : slot + (high - low) * self.itemsize]
                 found.append(_Receive(part, index, low, high, target))
-        return sorted(found, key=lambda receive: receive.index)
+        return sorted(found, key=lambda receive: receive.number)
 
     def post(self, receive: _Receive) -> Any:
         return self.comm.Irecv((receive.target, self.byte), receive.part.action.peer, TAG)
