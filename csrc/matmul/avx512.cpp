@@ -6,15 +6,17 @@
 namespace pyhpc::matmul {
 namespace {
 
-struct Target {
-  // 28 sums, 2 vectors of b, 1 broadcast of a: 31 of 32 registers.
-  static constexpr int vector_bytes = 64, rows = 14, vectors = 2;
-  using Int8 = Int8Pairs<Target, vector_bytes>;
-
-  static Vector<uint32_t, 64> dot_pairs(Vector<uint32_t, 64> sum, Vector<uint32_t, 64> a, Vector<uint32_t, 64> b) {
+struct Pairs {
+  static Vector<uint32_t, 64> multiply_add(Vector<uint32_t, 64> sum, Vector<uint32_t, 64> a, Vector<uint32_t, 64> b) {
     return sum + reinterpret_cast<Vector<uint32_t, 64>>(
                      _mm512_madd_epi16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
   }
+};
+
+struct Target {
+  // 28 sums, 2 vectors of b, 1 broadcast of a: 31 of 32 registers.
+  static constexpr int vector_bytes = 64, rows = 14, vectors = 2;
+  using Int8 = Int8Pairs<Pairs, vector_bytes>;
 };
 
 }  // namespace

@@ -6,16 +6,18 @@
 namespace pyhpc::matmul {
 namespace {
 
-struct Target {
-  // 28 sums, 2 vectors of b, 1 broadcast of a: 31 of 32 registers.
-  static constexpr int vector_bytes = 64, rows = 14, vectors = 2;
-  using Int8 = Int8Quads<Target, vector_bytes>;
-
+struct Quads {
   // a's bytes are unsigned, b's signed; the four products are added without saturation.
-  static Vector<uint32_t, 64> dot_bytes(Vector<uint32_t, 64> sum, Vector<uint32_t, 64> a, Vector<uint32_t, 64> b) {
+  static Vector<uint32_t, 64> multiply_add(Vector<uint32_t, 64> sum, Vector<uint32_t, 64> a, Vector<uint32_t, 64> b) {
     return reinterpret_cast<Vector<uint32_t, 64>>(
         _mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
   }
+};
+
+struct Target {
+  // 28 sums, 2 vectors of b, 1 broadcast of a: 31 of 32 registers.
+  static constexpr int vector_bytes = 64, rows = 14, vectors = 2;
+  using Int8 = Int8Quads<Quads, vector_bytes>;
 };
 
 }  // namespace

@@ -8,21 +8,12 @@
 // sum has one order: k block after k block, each in ascending k, whatever the team.
 #pragma once
 #include "core/machine.h"
+#include "core/team.h"
 #include "matmul/matmul.h"
 #include "matmul/tile.h"
 
 namespace pyhpc::matmul {
 namespace {
-
-// The threads that work on one product.
-struct Team {
-  int rank, size;
-  void barrier() const {
-    if (size > 1) {
-#pragma omp barrier
-    }
-  }
-};
 
 struct Range {
   int64_t begin, end;

@@ -1,11 +1,12 @@
-// How the elements of a dtype become packed words, and what one step of the inner loop does with them.
-// A format has
-//   Input, Word, V    element in memory, word in a packed panel (also the type of out), vector of words
-//   group             consecutive k held by one word
-//   header            whether a packed panel of b starts with a row of words that the sums start from
+// How the elements of a dtype become packed words, and what one step of the inner loop does with the words.
+// Arithmetic, one per instruction:
+//   Word, V                  word in a packed panel (also the type of out), vector of words
+//   multiply_add(sum, a, b)  sum + a b per lane
+//   header                   whether a packed panel of b starts with a row of words that the sums start from
+// Format, one per dtype:
+//   Input, group             element in memory, consecutive k held by one word
 //   across(p, lane_step, k_step, lanes, k_left)   words of neighbouring rows (of a) or columns (of b) at one k
 //   along(p, k_step, k_left)                      words of one row or column at neighbouring k
-//   multiply_add(sum, a, b)                       sum + a b per lane
 // Integer words are unsigned, so that their sums wrap (modulo 2^32) instead of being undefined.
 #pragma once
 #include "matmul/vector.h"
@@ -15,14 +16,21 @@ namespace {
 
 enum class Side { a, b };
 
-// Floating point: one element per word, widened exactly.
-template <class Word_, class Input_, int bytes>
-struct Floating {
-  using Input = Input_;
+template <class Word_, int bytes>
+struct FloatingArithmetic {
   using Word = Word_;
   using V = Vector<Word, bytes>;
-  static constexpr int group = 1, lanes = bytes / sizeof(Word);
   static constexpr bool header = false;
+  static V multiply_add(V sum, V a, V b) { return sum + a * b; }
+};
+
+// Floating point: one element per word, widened exactly.
+template <class Word, class Input_, int bytes>
+struct Floating {
+  using Arithmetic = FloatingArithmetic<Word, bytes>;
+  using Input = Input_;
+  using V = typename Arithmetic::V;
+  static constexpr int group = 1;
 
   template <Side>
   static V across(const Input* from, int64_t lane_step, int64_t, int64_t count, int64_t) {
@@ -32,17 +40,20 @@ struct Floating {
   static V along(const Input* from, int64_t k_step, int64_t k_left) {
     return gather<Word, Input, bytes>(from, k_step, k_left);
   }
-  static V multiply_add(V sum, V a, V b) { return sum + a * b; }
 };
 
-// int8 widened to int16, two k per word. Target::dot_pairs(sum, a, b) adds both products to the int32 lane.
-template <class Target, int bytes>
+// int8 widened to int16, two k per word. Pairs::multiply_add(sum, a, b) adds both products to the int32 lane.
+template <class Pairs, int bytes>
 struct Int8Pairs {
+  struct Arithmetic : Pairs {
+    using Word = uint32_t;
+    using V = Vector<Word, bytes>;
+    static constexpr bool header = false;
+  };
   using Input = int8_t;
   using Word = uint32_t;
   using V = Vector<Word, bytes>;
-  static constexpr int group = 2, lanes = bytes / sizeof(Word);
-  static constexpr bool header = false;
+  static constexpr int group = 2;
 
   template <Side>
   static V across(const Input* from, int64_t lane_step, int64_t k_step, int64_t count, int64_t k_left) {
@@ -54,18 +65,21 @@ struct Int8Pairs {
   static V along(const Input* from, int64_t k_step, int64_t k_left) {
     return reinterpret_cast<V>(gather<int16_t, Input, bytes>(from, k_step, k_left));
   }
-  static V multiply_add(V sum, V a, V b) { return Target::dot_pairs(sum, a, b); }
 };
 
-// int8 as it is, four k per word, for an instruction that multiplies unsigned by signed bytes: Target::dot_bytes.
+// int8 as it is, four k per word, for an instruction that multiplies unsigned (a) by signed (b) bytes: Quads::multiply_add.
 // a is shifted to unsigned, a + 128, and the panel of b starts with the sums' correction, -128 sum over k of b.
-template <class Target, int bytes>
+template <class Quads, int bytes>
 struct Int8Quads {
+  struct Arithmetic : Quads {
+    using Word = uint32_t;
+    using V = Vector<Word, bytes>;
+    static constexpr bool header = true;
+  };
   using Input = int8_t;
   using Word = uint32_t;
   using V = Vector<Word, bytes>;
-  static constexpr int group = 4, lanes = bytes / sizeof(Word);
-  static constexpr bool header = true;
+  static constexpr int group = 4;
   static constexpr Word shift = 0x80808080u;  // flips the top bit of each byte: adds 128 modulo 256
 
   template <Side side>
@@ -80,7 +94,6 @@ struct Int8Quads {
     const V words = reinterpret_cast<V>(gather<int8_t, Input, bytes>(from, k_step, k_left));
     return side == Side::a ? words ^ shift : words;
   }
-  static V multiply_add(V sum, V a, V b) { return Target::dot_bytes(sum, a, b); }
 };
 
 }  // namespace

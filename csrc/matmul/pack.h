@@ -22,10 +22,10 @@ struct Source {
 
 template <class Format, int width, Side side>
 struct Packer {
-  using Word = typename Format::Word;
   using V = typename Format::V;
+  using Word = typename Format::Arithmetic::Word;
   using From = Source<typename Format::Input>;
-  static constexpr int lanes = Format::lanes;
+  static constexpr int lanes = sizeof(V) / sizeof(Word);
 
   static void panel(From from, int64_t count, int64_t k, Word* packed) {
     const int64_t lane_step = from.lane_step < 0 ? -from.lane_step : from.lane_step;

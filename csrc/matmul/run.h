@@ -3,8 +3,6 @@
 //   vector_bytes, rows, vectors        the micro-kernel's tile: rows x (vectors * lanes), the same for every word size
 //   Int8                               the format of int8: Int8Pairs or Int8Quads with the target's instruction
 #pragma once
-#include <omp.h>
-
 #include "core/workspace.h"
 #include "matmul/vector_product.h"
 
@@ -18,7 +16,7 @@ constexpr int64_t packed_work_per_thread = 1 << 20, streamed_work_per_thread = 1
 template <class Target, class Format>
 struct Runner {
   using ThisTile = Tile<Format, Target::rows, Target::vectors>;
-  using Word = typename Format::Word;
+  using Word = typename Format::Arithmetic::Word;
   using Input = typename Format::Input;
   using Vectors = VectorProduct<ThisTile, Target::vector_bytes>;
 
@@ -38,11 +36,11 @@ struct Runner {
     const int64_t b_words = streamed ? 0 : 2 * blocks.b_words();
     auto* space = static_cast<Word*>(workspace(0, sizeof(Word) * useful * (a_words + b_words)));
     if (!space) return false;
-    const auto thread = [&](int rank, int size) {
-      const Team team = by_item ? Team{0, 1} : Team{rank, size};
-      const Range mine = by_item ? part(items, 1, rank, size) : Range{0, items};
-      Word* a_space = space + rank * a_words;
-      Word* b_space = space + useful * a_words + (by_item ? rank * b_words : 0);
+    in_parallel(useful, [&](Team all) {
+      const Team team = by_item ? Team{0, 1} : all;
+      const Range mine = by_item ? part(items, 1, all.rank, all.size) : Range{0, items};
+      Word* a_space = space + all.rank * a_words;
+      Word* b_space = space + useful * a_words + (by_item ? all.rank * b_words : 0);
       for (int64_t item = mine.begin; item < mine.end; ++item) {
         const Product<ThisTile> one = product(problem, item);
         if (streamed) {
@@ -52,25 +50,12 @@ struct Runner {
           blocks.run(one, team, a_space, b_space);
         }
       }
-    };
-    in_parallel(useful, thread);
+    });
     return true;
   }
 
  private:
   static int at_most(int threads, double share) { return share < 1 ? 1 : share < threads ? static_cast<int>(share) : threads; }
-
-  // thread(rank, size) on `threads` threads. Should OpenMP give fewer (a nested region, a thread limit), the missing
-  // ranks' work would be lost, so then one thread does everything.
-  template <class Thread>
-  static void in_parallel(int threads, const Thread& thread) {
-    if (threads == 1) return thread(0, 1);
-#pragma omp parallel num_threads(threads)
-    {
-      if (omp_get_num_threads() == threads) thread(omp_get_thread_num(), threads);
-      else if (omp_get_thread_num() == 0) thread(0, 1);
-    }
-  }
 
   // Product number `item` of the batch. out is written along its columns, so where out's rows are the near ones
   // the transposed product is computed; a single column is a single row of the transposed product.

@@ -8,53 +8,21 @@
 namespace pyhpc::matmul {
 namespace {
 
-template <class Format_, int max_rows_, int vectors>
-struct Tile {
-  using Format = Format_;
-  using Word = typename Format::Word;
-  using V = typename Format::V;
-  static constexpr int lanes = Format::lanes, max_rows = max_rows_, columns = vectors * lanes;
-  static constexpr int header = Format::header ? columns : 0;  // words before the first row of a packed panel of b
+template <class Arithmetic, int max_rows, int vectors>
+struct Micro {
+  using Word = typename Arithmetic::Word;
+  using V = typename Arithmetic::V;
+  static constexpr int lanes = sizeof(V) / sizeof(Word), columns = vectors * lanes;
+  static constexpr int header = Arithmetic::header ? columns : 0;  // words before the first row of a packed panel of b
 
-  static void pack_a(Source<typename Format::Input> a, int64_t rows, int64_t k, Word* packed) {
-    Packer<Format, max_rows, Side::a>::panel(a, rows, k, packed);
-  }
-
-  static void pack_b(Source<typename Format::Input> b, int64_t count, int64_t k, Word* packed) {
-    Packer<Format, columns, Side::b>::panel(b, count, k, packed + header);
-    if constexpr (Format::header) {
-      // The sums start from minus what a's shift by 128 adds: a panel product with 128 in every byte of a.
-      V sums[vectors] = {};
-      const Word* row = packed + header;
-      for (int64_t u = 0; u < ceil_div(k, Format::group); ++u, row += columns)
-        for (int j = 0; j < vectors; ++j)
-          sums[j] = Format::multiply_add(sums[j], broadcast<V>(Format::shift), load<V>(row + j * lanes));
-      for (int j = 0; j < vectors; ++j) sums[j] = -sums[j];
-      memcpy(packed, sums, sizeof sums);
-    }
-  }
-
-  // c += or = for rows x count elements, `row_step` and `column_step` apart.
-  static void run(int64_t rows, int64_t count, int64_t units, const Word* a, const Word* b, Word* c, int64_t row_step,
-                  int64_t column_step, bool add) {
-    if (count == columns && column_step == 1) return dispatch<max_rows>(rows, units, a, b, c, row_step, add);
-    // The edge of the matrix, or scattered columns: through a full tile beside it.
-    alignas(64) Word whole[max_rows * columns];
-    dispatch<max_rows>(rows, units, a, b, whole, columns, false);
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t j = 0; j < count; ++j) {
-        Word& element = c[i * row_step + j * column_step];
-        element = add ? element + whole[i * columns + j] : whole[i * columns + j];
-      }
+  // c has `rows` rows, `row_step` apart, of `columns` neighbouring elements.
+  template <int rows = max_rows>
+  static void run(int64_t wanted, int64_t units, const Word* a, const Word* b, Word* c, int64_t row_step, bool add) {
+    if (wanted == rows) return product<rows>(units, a, b, c, row_step, add);
+    if constexpr (rows > 1) run<rows - 1>(wanted, units, a, b, c, row_step, add);
   }
 
  private:
-  template <int rows>
-  static void dispatch(int64_t wanted, int64_t units, const Word* a, const Word* b, Word* c, int64_t row_step, bool add) {
-    if (wanted == rows) return product<rows>(units, a, b, c, row_step, add);
-    if constexpr (rows > 1) dispatch<rows - 1>(wanted, units, a, b, c, row_step, add);
-  }
-
   template <int rows>
   __attribute__((noinline)) static void product(int64_t units, const Word* a, const Word* b, Word* c, int64_t row_step,
                                                 bool add) {
@@ -64,7 +32,7 @@ struct Tile {
       __builtin_prefetch(c + i * row_step, 1);
       __builtin_prefetch(c + i * row_step + columns - 1, 1);
 #pragma GCC unroll 8
-      for (int j = 0; j < vectors; ++j) sums[i][j] = Format::header ? load<V>(b + j * lanes) : V{};
+      for (int j = 0; j < vectors; ++j) sums[i][j] = Arithmetic::header ? load<V>(b + j * lanes) : V{};
     }
     b += header;
     for (int64_t u = 0; u < units; ++u, a += max_rows, b += columns) {
@@ -75,7 +43,7 @@ struct Tile {
       for (int i = 0; i < rows; ++i) {
         const V factor = broadcast<V>(a[i]);
 #pragma GCC unroll 8
-        for (int j = 0; j < vectors; ++j) sums[i][j] = Format::multiply_add(sums[i][j], factor, row[j]);
+        for (int j = 0; j < vectors; ++j) sums[i][j] = Arithmetic::multiply_add(sums[i][j], factor, row[j]);
       }
     }
 #pragma GCC unroll 16
@@ -85,6 +53,48 @@ struct Tile {
         Word* to = c + i * row_step + j * lanes;
         if (add) sums[i][j] += load<V>(to);
         memcpy(to, &sums[i][j], sizeof(V));
+      }
+  }
+};
+
+// The micro-kernel with the packing of a format, for tiles of any size up to the whole one.
+template <class Format_, int max_rows_, int vectors>
+struct Tile {
+  using Format = Format_;
+  using Kernel = Micro<typename Format::Arithmetic, max_rows_, vectors>;
+  using Word = typename Kernel::Word;
+  using V = typename Kernel::V;
+  static constexpr int lanes = Kernel::lanes, max_rows = max_rows_, columns = Kernel::columns, header = Kernel::header;
+
+  static void pack_a(Source<typename Format::Input> a, int64_t rows, int64_t k, Word* packed) {
+    Packer<Format, max_rows, Side::a>::panel(a, rows, k, packed);
+  }
+
+  static void pack_b(Source<typename Format::Input> b, int64_t count, int64_t k, Word* packed) {
+    Packer<Format, columns, Side::b>::panel(b, count, k, packed + header);
+    if constexpr (header > 0) {
+      // The sums start from minus what a's shift by 128 adds: a panel product with 128 in every byte of a.
+      V sums[vectors] = {};
+      const Word* row = packed + header;
+      for (int64_t u = 0; u < ceil_div(k, Format::group); ++u, row += columns)
+        for (int j = 0; j < vectors; ++j)
+          sums[j] = Format::Arithmetic::multiply_add(sums[j], broadcast<V>(Format::shift), load<V>(row + j * lanes));
+      for (int j = 0; j < vectors; ++j) sums[j] = -sums[j];
+      memcpy(packed, sums, sizeof sums);
+    }
+  }
+
+  // c += or = for rows x count elements, `row_step` and `column_step` apart.
+  static void run(int64_t rows, int64_t count, int64_t units, const Word* a, const Word* b, Word* c, int64_t row_step,
+                  int64_t column_step, bool add) {
+    if (count == columns && column_step == 1) return Kernel::run(rows, units, a, b, c, row_step, add);
+    // The edge of the matrix, or scattered columns: through a full tile beside it.
+    alignas(64) Word whole[max_rows * columns];
+    Kernel::run(rows, units, a, b, whole, columns, false);
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < count; ++j) {
+        Word& element = c[i * row_step + j * column_step];
+        element = add ? element + whole[i * columns + j] : whole[i * columns + j];
       }
   }
 };
