@@ -3,7 +3,7 @@
 //     for my rows of m in blocks: pack a (my own copy)
 //       for my panels of b: for panels of a: tile
 // Block sizes follow from the cache sizes (Low et al., "Analytical modeling is enough for high-performance BLIS", ACM
-// TOMS 43(2), 2016): a panel of b stays in the first-level cache, the block of a in half of the second, the block of b in a
+// TOMS 43(2), 2016): a panel of a stays in half of the first level, the block of a in half of the second, the block of b in a
 // share of the third. A team splits each block of columns as a grid, so an element of out has one owner, and its
 // sum has one order: k block after k block, each in ascending k, whatever the team.
 #pragma once
@@ -56,7 +56,10 @@ struct Blocked {
     const int64_t l1 = caches.l1d ? caches.l1d : 32 << 10, l2 = caches.l2 ? caches.l2 : 512 << 10;
     const int64_t l3 = caches.l3 ? caches.l3 : 4 << 20;
     constexpr int64_t word = sizeof(Word);
-    const int64_t units = even_block(ceil_div(k, group), l1 / (columns * word), 4);
+    // With half of the second level for m_block x k_block words of a, a multiply-add moves 1 / m_block words of b and
+    // 2 / k_block of out from beyond: least at k_block^2 = 2 (l2 / 2 / word).
+    const auto least_traffic = static_cast<int64_t>(__builtin_sqrt(static_cast<double>(l2 / word)));
+    const int64_t units = even_block(ceil_div(k, group), smaller(least_traffic, l1 / 2 / (rows * word)), 4);
     k_block = units * group;
     // A quarter of the third level: it is shared, and half of a double-buffered block is being written.
     n_block = even_block(n, l3 / 4 / (units * word), columns);

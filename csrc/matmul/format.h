@@ -7,6 +7,7 @@
 //   Input, group             element in memory, consecutive k held by one word
 //   across(p, lane_step, k_step, lanes, k_left)   words of neighbouring rows (of a) or columns (of b) at one k
 //   along(p, k_step, k_left)                      words of one row or column at neighbouring k
+//   Resized<bytes>                                the same with shorter vectors
 // Integer words are unsigned, so that their sums wrap (modulo 2^32) instead of being undefined.
 #pragma once
 #include "matmul/vector.h"
@@ -31,6 +32,8 @@ struct Floating {
   using Input = Input_;
   using V = typename Arithmetic::V;
   static constexpr int group = 1;
+  template <int other>
+  using Resized = Floating<Word, Input, other>;
 
   template <Side>
   static V across(const Input* from, int64_t lane_step, int64_t, int64_t count, int64_t) {
@@ -54,6 +57,8 @@ struct Int8Pairs {
   using Word = uint32_t;
   using V = Vector<Word, bytes>;
   static constexpr int group = 2;
+  template <int other>
+  using Resized = Int8Pairs<Pairs, other>;
 
   template <Side>
   static V across(const Input* from, int64_t lane_step, int64_t k_step, int64_t count, int64_t k_left) {
@@ -80,6 +85,8 @@ struct Int8Quads {
   using Word = uint32_t;
   using V = Vector<Word, bytes>;
   static constexpr int group = 4;
+  template <int other>
+  using Resized = Int8Quads<Quads, other>;
   static constexpr Word shift = 0x80808080u;  // flips the top bit of each byte: adds 128 modulo 256
 
   template <Side side>

@@ -20,10 +20,18 @@ struct Source {
   Source at(int64_t lane, int64_t k) const { return {data + lane * lane_step + k * k_step, lane_step, k_step}; }
 };
 
-template <class Format, int width, Side side>
+// The bytes of the shortest vector that holds `width` words, at most `most`.
+constexpr int vector_bytes_for(int width, int word_bytes, int most) {
+  int bytes = most;
+  while (bytes / 2 >= width * word_bytes) bytes /= 2;
+  return bytes;
+}
+
+template <class Whole, int width, Side side>
 struct Packer {
+  using Word = typename Whole::Arithmetic::Word;
+  using Format = typename Whole::template Resized<vector_bytes_for(width, sizeof(Word), sizeof(typename Whole::V))>;
   using V = typename Format::V;
-  using Word = typename Format::Arithmetic::Word;
   using From = Source<typename Format::Input>;
   static constexpr int lanes = sizeof(V) / sizeof(Word);
 

@@ -28,12 +28,12 @@ struct Micro {
                                                 bool add) {
     V sums[rows][vectors];
 #pragma GCC unroll 16
-    for (int i = 0; i < rows; ++i) {
-      __builtin_prefetch(c + i * row_step, 1);
-      __builtin_prefetch(c + i * row_step + columns - 1, 1);
+    for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 8
-      for (int j = 0; j < vectors; ++j) sums[i][j] = Arithmetic::header ? load<V>(b + j * lanes) : V{};
-    }
+      for (int j = 0; j < vectors; ++j) {
+        __builtin_prefetch(c + i * row_step + j * lanes, 1);
+        sums[i][j] = Arithmetic::header ? load<V>(b + j * lanes) : V{};
+      }
     b += header;
     for (int64_t u = 0; u < units; ++u, a += max_rows, b += columns) {
       V row[vectors];

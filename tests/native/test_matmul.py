@@ -78,7 +78,7 @@ def test_every_small_shape_is_the_product(variant, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("shape", [(97, 131, 700), (1, 301, 530), (301, 1, 530), (3, 5, 20011), (259, 33, 5), (14, 32, 64)])
+@pytest.mark.parametrize("shape", [(97, 131, 700), (1, 301, 530), (301, 1, 530), (3, 5, 20011), (259, 33, 5), (8, 48, 64), (2, 20101, 300)])
 def test_shapes_beyond_one_tile_and_one_block_are_the_product(variant, dtype, shape):
     m, n, k = shape
     check(random((m, k), dtype), random((k, n), dtype), dtype, variant=variant, threads=1)

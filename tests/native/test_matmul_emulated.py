@@ -25,7 +25,6 @@ def compile_object(source, folder, *flags):
 def objects(tmp_path_factory):
     folder = tmp_path_factory.mktemp("aarch64")
     return {
-        "machine": compile_object(SOURCE / "core/machine.cpp", folder),
         "workspace": compile_object(SOURCE / "core/workspace.cpp", folder),
         "driver": compile_object(Path(__file__).with_name("matmul_driver.cpp"), folder),
         "generic": compile_object(SOURCE / "matmul/generic.cpp", folder),
