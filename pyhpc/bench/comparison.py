@@ -78,6 +78,12 @@ class Row(Record):
         values = [value for found in self.rounds for value in found.conditions.line_latency_seconds]
         return median(values) if values else None
 
+    @property
+    def other_cpu_fraction(self) -> float | None:
+        """Median share of the cores that other processes took while this row was sampled."""
+        found = [known for entry in self.rounds if (known := entry.conditions.other_cpu_fraction) is not None]
+        return median(found) if found else None
+
 
 class Comparison(Record):
     """All rows, grouped by (threads, problem) in the order measured."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+_QUIET = 0.15  # of the cores: above it medians move by 5 to 15 %
 _STYLES = {"ours": "bold", "peer": "", "ceiling": "dim"}
 
 
@@ -26,6 +27,12 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         rf"[dim]Median of {comparison.rounds} alternating rounds, a process each, every timed result verified."
         r" \[low, high]: distribution-free 95 % interval of the median, from 6 rounds on."
     )
+    others = max((row.other_cpu_fraction or 0.0 for row in comparison.rows), default=0.0)
+    if others > _QUIET:
+        console.print(
+            f"[yellow]Disturbed: other processes took up to {others:.0%} of these cores while a contestant was sampled."
+            " Repeat on a quiet machine before believing a figure."
+        )
 
 
 def write_json(comparison: Comparison, path: str | Path) -> None:

@@ -8,7 +8,7 @@ from pyhpc.bench.comparison import Round, Row
 from pyhpc.measure.measurement import Conditions
 
 
-def _row(name, kind, rounds, flops=1000, size=10, kernel="matmul", error=None, latency=()):
+def _row(name, kind, rounds, flops=1000, size=10, kernel="matmul", error=None, latency=(), others=0.0):
     return Row(
         contestant=name,
         kind=kind,
@@ -25,7 +25,7 @@ def _row(name, kind, rounds, flops=1000, size=10, kernel="matmul", error=None, l
                 seconds=(seconds, seconds * (1.1 if kind == "ceiling" else 0.9), seconds * 1.2),
                 batch=1,
                 steady=True,
-                conditions=Conditions(line_latency_seconds=latency),
+                conditions=Conditions(line_latency_seconds=latency, other_cpu_fraction=others),
             )
             for index, seconds in rounds.items()
         ),

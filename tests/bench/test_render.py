@@ -44,6 +44,14 @@ def test_the_table_states_rate_interval_limit_ratio_and_every_failure(comparison
     assert "peak float32" in printed
 
 
+@pytest.mark.parametrize(("others", "warned"), [(0.1, False), (0.4, True)])
+def test_a_busy_machine_is_told_under_the_table(comparison, row, steady, others, warned):
+    text = io.StringIO()
+    rows = (row("avx512", "ours", steady(1e-3), others=others),)
+    print_comparison(comparison.model_copy(update={"rows": rows}), Console(file=text, width=160))
+    assert ("took up to 40% of these cores" in text.getvalue()) == warned
+
+
 def test_json_is_the_whole_comparison(comparison, tmp_path):
     write_json(comparison, tmp_path / "found.json")
     assert Comparison.model_validate_json((tmp_path / "found.json").read_text()) == comparison
