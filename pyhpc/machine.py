@@ -71,7 +71,7 @@ class Machine(Record):
 
 
 # Best first, as in csrc/targets.cmake.
-_TARGETS = {"x86_64": ("avx512", "avx2", "generic"), "aarch64": ("neon", "generic")}
+_TARGETS = {"x86_64": ("avx512_vnni", "avx512", "avx2", "generic"), "aarch64": ("neon", "generic")}
 _PACKAGES = (
     "pyhpc",
     "numpy",

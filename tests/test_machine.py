@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +56,12 @@ def test_usable_cores_respect_the_cgroup_quota(monkeypatch, quota, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.setattr(machine, "_text", lambda path: quota)
     assert usable_cores() == cores
+
+
+def test_the_targets_are_those_of_the_build():
+    text = (Path(__file__).parents[1] / "csrc" / "targets.cmake").read_text()
+    for architecture, targets in machine._TARGETS.items():
+        assert f"set(PYHPC_TARGETS_{architecture} {' '.join(targets)})" in text
 
 
 def write(root, values):
