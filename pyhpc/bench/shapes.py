@@ -3,7 +3,7 @@
 matmul      MxNxK, or BATCHxMxNxK; ":tn" stores the first operand transposed      2048x2048x2048   8x64x64x512:nt
 attention   BATCHxHEADSxLENGTHxDIM; HEADS may be heads/kv_heads, LENGTH queries/keys;
             ":causal", ":window=W"                                  1x16x2048x128:causal   1x32/8x1/4096x128
-any kernel  its own field names                                              m=64,n=64,k=64,transpose_a=true
+any kernel  its own field names                                              m=64:n=64:k=64:transpose_a=true
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def problems(kernel_name: str, shapes: Iterable[str], dtypes: Iterable[str]) -> 
     kernel = found[kernel_name]
     wanted = list(shapes) or list(DEFAULT_SHAPES.get(kernel_name, ()))
     if not wanted:
-        raise ConfigError(f"kernel {kernel_name} has no default shapes; give --shapes field=value,…")
+        raise ConfigError(f"kernel {kernel_name} has no default shapes; give --shapes field=value:…")
     return [kernel.problem(_fields(kernel_name, shape) | _dtype(dtype)) for dtype in dtypes for shape in wanted]
 
 
@@ -43,10 +43,10 @@ def _dtype(dtype: str) -> dict[str, str]:
 def _fields(kernel_name: str, shape: str) -> dict[str, Any]:
     text = shape.strip()
     if "=" in text.partition(":")[0]:
-        return dict(_assignment(part, shape) for part in text.split(","))
+        return dict(_assignment(part, shape) for part in text.split(":"))
     reader = _READERS.get(kernel_name)
     if reader is None:
-        raise ConfigError(f"a shape of {kernel_name} is written field=value,field=value; {shape!r} is not")
+        raise ConfigError(f"a shape of {kernel_name} is written field=value:field=value; {shape!r} is not")
     return reader(text)
 
 

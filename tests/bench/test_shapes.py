@@ -14,7 +14,7 @@ from pyhpc.errors import ConfigError
         ("3x4x5", {"m": 3, "n": 4, "k": 5, "batch": 1}),
         ("2x3x4x5", {"m": 3, "n": 4, "k": 5, "batch": 2}),
         ("3x4x5:tn", {"m": 3, "n": 4, "k": 5, "batch": 1, "transpose_a": True, "transpose_b": False}),
-        ("m=3,n=4,k=5,transpose_b=true", {"m": 3, "n": 4, "k": 5, "transpose_b": True}),
+        ("m=3:n=4:k=5:transpose_b=true", {"m": 3, "n": 4, "k": 5, "transpose_b": True}),
     ],
 )
 def test_matmul_shapes_are_m_n_k_with_an_optional_batch_and_order(text, fields):
@@ -47,7 +47,7 @@ def test_attention_shapes_are_batch_heads_length_dim_with_grouped_heads_keys_and
         ("attention", "1x2x3x64:masked", "causal"),
         ("attention", "1x2x3x64:window=-1", "window"),
         ("peak", "12", "field=value"),
-        ("matmul", "m=1,n", "field=value"),
+        ("matmul", "m=1:n", "field=value"),
     ],
 )
 def test_a_shape_that_cannot_be_read_is_answered_with_one_that_can(kernel, text, word):
