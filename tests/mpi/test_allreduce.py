@@ -49,10 +49,12 @@ def test_in_place_and_out_of_place_give_the_same_bits(world, short_segments, alg
     assert x.tobytes() == out.tobytes()
 
 
+@pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("algorithm", OWN)
-def test_a_vector_of_many_long_segments_is_reduced(world, algorithm):
+def test_a_vector_of_many_long_segments_is_reduced(world, algorithm, in_place):
     problem = AllreduceProblem(700_001, "float64", "sum", world.size)
-    check(world, problem, allreduce(problem.contribution(world.rank), algorithm=algorithm))
+    x = problem.contribution(world.rank)
+    check(world, problem, allreduce(x, algorithm=algorithm, out=x if in_place else None))
 
 
 VIEWS = {
