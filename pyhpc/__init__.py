@@ -17,5 +17,11 @@ __all__ = ["__version__", "allreduce", "attention", "matmul"]
 def __getattr__(name: str) -> Any:
     # Loaded at first use: `import pyhpc` stays quick on ten thousand ranks.
     if name in ("allreduce", "attention", "matmul"):
-        return getattr(importlib.import_module(f"pyhpc.kernels.{name}"), name)
+        # Kept: the next use is an ordinary look-up.
+        globals()[name] = function = getattr(importlib.import_module(f"pyhpc.kernels.{name}"), name)
+        return function
     raise AttributeError(f"module 'pyhpc' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,137 @@
+"""The house rules that can be read off the source: who imports whom, who alone imports what, how long a file is."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pyhpc
+from pyhpc.kernels.kernel import kernels
+
+PACKAGE = Path(pyhpc.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# Part → the parts it may import, itself aside: cli → acceptance, tuning, bench → kernels, measure, machine, comm →
+# native, device → errors. kernels and measure do not know each other.
+GROUND = {"errors", "native", "device"}
+TOOLS = GROUND | {"kernels", "measure", "machine", "comm"}
+MAY_IMPORT = {
+    "errors": set(),
+    "native": {"errors"},
+    "device": {"errors", "native"},
+    "comm": GROUND,
+    "measure": GROUND | {"comm"},
+    "machine": GROUND | {"measure", "comm"},
+    "kernels": GROUND | {"comm"},
+    "acceptance": TOOLS,
+    "bench": TOOLS,
+    "tuning": TOOLS,
+    "cli": TOOLS | {"acceptance", "bench", "tuning"},
+    "__init__": {"kernels"},
+    "__main__": {"cli"},
+}
+SINGLE_IMPORTERS = {"_cpu": "native.py", "_cuda": "native.py", "cupy": "device.py", "mpi4py": "comm.py"}
+STAGES = ["config", "plan", "judge", "report"]  # of acceptance, each importing only what comes before it
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(PACKAGE))
+
+
+def imports(file: Path) -> set[str]:
+    """Dotted names that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} imports relatively; write the whole name"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_every_import_goes_down_the_layers(file):
+    part = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert part in MAY_IMPORT, f"{part} is a new part of pyhpc: say here whom it may import"
+    inside = {name.split(".")[1] for name in imports(file) if name.startswith("pyhpc.")}
+    parts = {name for name in inside if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists()}
+    assert parts - {part} <= MAY_IMPORT[part]
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_each_optional_library_has_one_importer(file):
+    for name in imports(file):
+        for module, importer in SINGLE_IMPORTERS.items():
+            if name.split(".")[0] == module or name == f"pyhpc.{module}" or name.startswith(f"pyhpc.{module}."):
+                assert name_of(file) == importer, f"only {importer} imports {module}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_of_an_acceptance_knows_no_later_one(stage):
+    later = {f"pyhpc.acceptance.{name}" for name in STAGES[STAGES.index(stage) + 1 :]} | {"pyhpc.acceptance.run"}
+    used = imports(PACKAGE / "acceptance" / f"{stage}.py")
+    assert not {name for name in used for other in later if name == other or name.startswith(f"{other}.")}
+
+
+def modules_after(statement: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has loaded after `statement`."""
+    program = f"import sys; {statement}; print(' '.join({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    return set(done.stdout.split())
+
+
+HEAVY = {"numpy", "numba", "torch", "matplotlib", "scipy", "pydantic", "mpi4py", "cupy", "ml_dtypes", "rich", "click"}
+
+
+def test_import_pyhpc_loads_nothing_heavy():
+    assert not modules_after("import pyhpc") & HEAVY
+
+
+def test_the_public_functions_load_numpy_and_nothing_heavier():
+    loaded = modules_after("from pyhpc import attention, matmul")
+    assert not loaded & (HEAVY - {"numpy", "ml_dtypes"})
+
+
+def test_a_stored_run_is_judged_and_reported_without_numpy_or_mpi():
+    formats = [
+        f"pyhpc.acceptance.formats.{file.stem}" for file in (PACKAGE / "acceptance" / "formats").glob("[!_]*.py")
+    ]
+    loaded = modules_after("import " + ", ".join(["pyhpc.acceptance.judge", "pyhpc.acceptance.report", *formats]))
+    assert not loaded & {"numpy", "cupy", "mpi4py", "torch", "numba"}
+
+
+def test_listing_the_kernels_loads_no_compiler_and_no_peer():
+    assert not modules_after("from pyhpc.kernels.kernel import kernels; kernels()") & {"numba", "torch", "matplotlib"}
+
+
+@pytest.mark.parametrize("file", FILES + sorted(PACKAGE.rglob("*.pyi")), ids=name_of)
+def test_no_file_is_longer_than_500_lines(file):
+    assert len(file.read_text().splitlines()) <= 500
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.stem not in ("__init__", "__main__")], ids=name_of)
+def test_every_file_opens_by_saying_what_it_is(file):
+    assert ast.get_docstring(ast.parse(file.read_text()))
+
+
+def test_every_file_with_a_kernel_is_in_the_registry_under_its_own_name():
+    with_kernel = {file.stem for file in (PACKAGE / "kernels").glob("*.py") if "\nKERNEL = " in file.read_text()}
+    assert set(kernels()) == with_kernel
+
+
+def function_lengths(file: Path) -> dict[str, int]:
+    """Lines of each function's code, its docstring aside."""
+    lengths = {}
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
+            first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+            lengths[node.name] = node.end_lineno - first.lineno + 1
+    return lengths
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_no_function_has_more_than_50_lines_of_code(file):
+    assert not {name: length for name, length in function_lengths(file).items() if length > 50}
