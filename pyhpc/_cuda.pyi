@@ -21,3 +21,38 @@ class Memory:
     def __init__(self, bytes: int, device: int = 0) -> None: ...
     def copy_from(self, host: Any, stream: int = 0) -> None: ...
     def copy_to(self, host: Any, stream: int = 0) -> None: ...
+
+class attention:
+    @staticmethod
+    def run(
+        q: Any,
+        k: Any,
+        v: Any,
+        out: Any,
+        lse: Any = None,
+        causal: bool = False,
+        window: int = -1,
+        scale: float = 0.0,
+        stream: int = 0,
+        variant: str = "",
+    ) -> None: ...
+    @staticmethod
+    def variants() -> list[tuple[str, str]]: ...
+
+class matmul:
+    @staticmethod
+    def run(a: Any, b: Any, out: Any, accumulate: bool = False, stream: int = 0, variant: str = "") -> None: ...
+    @staticmethod
+    def variants() -> list[tuple[str, str]]: ...
+
+class memory:
+    @staticmethod
+    def run(op: str, a: Any, b: Any, c: Any, stream: int = 0, variant: str = "") -> None: ...
+    @staticmethod
+    def variants() -> list[tuple[str, str]]: ...
+
+class allreduce:
+    @staticmethod
+    def reduce(a: Any, b: Any, out: Any, op: str, stream: int = 0, variant: str = "") -> None: ...
+    @staticmethod
+    def variants() -> list[tuple[str, str]]: ...
