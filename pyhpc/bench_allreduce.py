@@ -26,10 +26,10 @@ import numpy as np
 from pyhpc.comm import Channel, channel, library, mpi, thread_level
 from pyhpc.errors import InvalidArgument
 from pyhpc.kernels.allreduce import allreduce
-from pyhpc.kernels.allreduce_problem import AllreduceProblem, algbw, busbw
+from pyhpc.kernels.allreduce_problem import OPS, AllreduceProblem, algbw, busbw
 from pyhpc.kernels.allreduce_variants import algorithm_refusal
 from pyhpc.kernels.data import DTYPES
-from pyhpc.kernels.schedules.schedule import cheapest
+from pyhpc.kernels.schedules.schedule import algorithms, cheapest
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,11 @@ class Sweep:
             )
         if not self.sizes or min(self.sizes) < 0:
             raise InvalidArgument("sizes must be one or more numbers of bytes, none negative")
+        choices = {"dtype": tuple(DTYPES), "op": tuple(OPS), "algorithm": ("auto", *algorithms(), "mpi")}
+        asked = [("dtype", self.dtype), ("op", self.op), *(("algorithm", name) for name in self.algorithms)]
+        for what, value in asked:
+            if value not in choices[what]:
+                raise InvalidArgument(f"{what} is {value!r}; it must be one of {', '.join(choices[what])}")
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,7 @@ def benchmark(sweep: Sweep, comm: Any = None) -> Result:
     """Measure `sweep` on the ranks of `comm` (default: the world). Collective; every rank gets the result.
 
     Raises:
-        InvalidArgument: an unknown algorithm, dtype or op.
+        InvalidArgument: `comm` is no intracommunicator.
         Unsupported: there is no MPI.
     """
     private = channel(comm)

@@ -77,7 +77,17 @@ def test_sizes_are_powers_of_the_factor_up_to_the_maximum():
         sizes_between(0, 8)
 
 
-@pytest.mark.parametrize("values", [{"sizes": ()}, {"sizes": (-1,)}, {"sizes": (8,), "iterations": 0}])
-def test_an_empty_sweep_is_refused(values):
-    with pytest.raises(InvalidArgument):
-        Sweep(**values)
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"sizes": ()}, "one or more"),
+        ({"sizes": (-1,)}, "none negative"),
+        ({"iterations": 0}, "iterations is 0"),
+        ({"dtype": "complex64"}, "dtype is 'complex64'"),
+        ({"op": "xor"}, "op is 'xor'"),
+        ({"algorithms": ("ring", "pigeon")}, "algorithm is 'pigeon'; it must be one of auto, .*ring, mpi"),
+    ],
+)
+def test_a_sweep_that_cannot_be_measured_is_refused(values, sentence):
+    with pytest.raises(InvalidArgument, match=sentence):
+        Sweep(**({"sizes": (8,)} | values))
