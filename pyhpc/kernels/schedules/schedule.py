@@ -75,11 +75,12 @@ Round = tuple[Action, ...]
 class Model:
     """The latency–bandwidth–reduction model of a network: the prior with which "auto" chooses.
 
-    The defaults are those of ranks of one node that exchange messages from Python: 4 us a message, 5 GB/s of transfer
-    and 10 GB/s of reduction, measured with MPICH 5 on two virtual Ice Lake cores. Only their ratios decide.
+    The defaults are those of ranks of one node that exchange messages from Python: 10 us a message (the ring's second
+    message at 8 B to 4 KiB, MPICH 5 on two busy virtual Ice Lake cores), and rough rates of one core, 5 GB/s of
+    transfer and 10 GB/s of reduction. Only their ratios decide.
     """
 
-    seconds_per_message: float = 4e-6
+    seconds_per_message: float = 10e-6
     seconds_per_byte: float = 1 / 5e9
     seconds_per_reduced_byte: float = 1 / 10e9
 
