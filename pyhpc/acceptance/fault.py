@@ -76,7 +76,8 @@ def from_environment(rank: int, step: str) -> Fault:
     unknown = sorted(set(selectors) - {"rank", "step", "sample", "element", "bit", "case"})
     if words[0] not in _KINDS or unknown:
         raise ConfigError(
-            f"{VARIABLE} = {' '.join(words)!r}: expected flip, die, raise or hang with rank, step, case, sample, element, bit"
+            f"{VARIABLE} = {' '.join(words)!r}: expected flip, die, raise or hang "
+            "with rank, step, case, sample, element, bit"
         )
     if selectors.get("rank", str(rank)) != str(rank) or selectors.get("step", step) != step:
         return Fault()

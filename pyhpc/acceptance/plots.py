@@ -1,19 +1,19 @@
 """The pictures of a report, as SVG text: roofline, distributions with their limits, all-reduce curves.
 
-Each function takes a `Report` and draws what is in it; one that has nothing to draw returns "". No verdict is computed here.
+Each function takes a `Report` and draws what is in it; one that has nothing to draw returns "". No verdict is computed.
 """
 
 from __future__ import annotations
 
 import io
 from collections import defaultdict
+from dataclasses import dataclass
 from statistics import median
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pyhpc.acceptance.judge import Verdict
 from pyhpc.acceptance.report import Report
 from pyhpc.measure.measurement import Measurement
+from pyhpc.measure.statistics import interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,18 +40,18 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
+_WIDTH = 8.6  # inches
 
 
-def _figure(width: float, height: float, rows: int = 1, **options: Any) -> tuple[Any, Any]:
+def _figure(height: float, rows: int = 1, **options: Any) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     return figure, figure.subplots(rows, 1, squeeze=False, **options)[:, 0]
 
 
 def _svg(figure: Any) -> str:
     buffer = io.StringIO()
-    # A fixed salt and no date: the same report gives the same bytes.
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
@@ -60,6 +60,7 @@ def _svg(figure: Any) -> str:
 def _styled(draw: Any, report: Report) -> str:
     import matplotlib
 
+    # A fixed salt and no date: the same report gives the same bytes.
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": report.plan.suite_digest or "pyhpc"}):
         result: str = draw(report)
     return result
@@ -70,185 +71,181 @@ def _good(measurement: Measurement, metric: str) -> tuple[float, ...]:
     return series.values if series is not None and measurement.error is None else ()
 
 
-def _ceilings(report: Report, kernel: str, metric: str) -> dict[str, float]:
-    """Case label → median of the measured limits of one kind (first subject)."""
-    found: dict[str, float] = {}
-    for m in report.measurements:
-        values = _good(m, metric)
-        if m.kernel == kernel and values:
-            found.setdefault(m.case, median(values))
-    return found
-
-
 def roofline(report: Report) -> str:
     """Every compute result against the measured roofs: rate over arithmetic intensity, both logarithmic."""
     return _styled(_roofline, report)
 
 
 def _roofline(report: Report) -> str:
-    peaks = _ceilings(report, "peak", "flops_per_second")
-    bandwidths = {
-        case: rate for case, rate in _ceilings(report, "memory", "bytes_per_second").items() if "DRAM" in case
-    }
+    peaks, bandwidth = _roofs(report)
     points = [
-        m
+        (m.flops / m.bytes, median(rates) * 1e-9, m)
         for m in report.measurements
-        if m.kernel not in ("peak", "memory") and m.flops and m.bytes and _good(m, "flops_per_second")
+        if m.kernel not in ("peak", "memory", "allreduce") and m.bytes and (rates := _good(m, "flops_per_second"))
     ]
-    if not peaks or not bandwidths or not points:
+    if not peaks or not bandwidth or not points:
         return ""
-    bandwidth = max(bandwidths.values())
-    figure, (axes,) = _figure(8.6, 4.3)
-    intensities = [m.flops / m.bytes for m in points]
-    left, right = min(intensities) / 30, max(intensities) * 4
+    figure, (axes,) = _figure(4.3)
+    left, right = min(point[0] for point in points) / 30, max(point[0] for point in points) * 4
     top = max(peaks.values())
-    for index, (case, peak) in enumerate(sorted(peaks.items(), key=lambda item: -item[1])):
-        color = SERIES_COLORS[index % len(SERIES_COLORS)]
-        axes.plot([max(left, peak / bandwidth), right], [peak * 1e-9] * 2, color=color, linewidth=1.4)
-        axes.annotate(
-            f"{case.split()[0]} {peak * 1e-9:.0f}",
-            (right, peak * 1e-9),
-            xytext=(3, -2),
-            textcoords="offset points",
-            color=color,
-            fontsize=8,
-        )
-    axes.plot([left, top / bandwidth], [left * bandwidth * 1e-9, top * 1e-9], color=INK, linewidth=1.4)
-    axes.annotate(
-        f"DRAM {bandwidth * 1e-9:.0f} GB/s",
-        (left, left * bandwidth * 1e-9),
-        xytext=(10, 2),
-        textcoords="offset points",
-        fontsize=8,
-    )
-    markers = {kernel: marker for kernel, marker in zip(sorted({m.kernel for m in points}), "os^Dv", strict=False)}
-    seen: set[str] = set()
-    for m, intensity in zip(points, intensities, strict=True):
-        label = m.kernel if m.kernel not in seen else None
-        seen.add(m.kernel)
+    axes.plot([left, top / bandwidth], [left * bandwidth, top], color=INK, linewidth=1.4)
+    beside: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}
+    axes.annotate(f"DRAM {bandwidth:.0f} GB/s", (left, left * bandwidth), xytext=(10, 2), **beside)
+    colors = dict(zip(sorted(peaks, key=lambda dtype: -peaks[dtype]), SERIES_COLORS, strict=False))
+    for dtype, color in colors.items():
+        axes.plot([max(left, peaks[dtype] / bandwidth), right], [peaks[dtype]] * 2, color=color, linewidth=1.4)
+        told = f"{dtype} {peaks[dtype]:.0f}"
+        axes.annotate(told, (right, peaks[dtype]), xytext=(3, -2), color=color, **beside)
+    markers = dict(zip(sorted({m.kernel for _, _, m in points}), "os^Dv", strict=False))
+    for intensity, rate, m in points:
+        color = colors.get(str(m.problem.get("dtype")), INK)
         axes.plot(
-            intensity,
-            median(_good(m, "flops_per_second")) * 1e-9,
-            markers.get(m.kernel, "o"),
-            color=INK,
-            markersize=6,
-            alpha=0.75,
-            markeredgewidth=0,
-            label=label,
+            intensity, rate, markers.get(m.kernel, "o"), color=color, markersize=6.5, alpha=0.8, markeredgewidth=0
         )
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlim=(left, right),
-        xlabel="arithmetic intensity (operations per byte)",
-        ylabel="10⁹ operations/s",
-    )
+    for kernel, marker in markers.items():
+        axes.plot([], [], marker, color=MUTED, label=kernel)
+    axes.set(xscale="log", yscale="log", xlim=(left, right))
+    axes.set(xlabel="arithmetic intensity (operations per byte)", ylabel="10⁹ operations/s")
     axes.grid(True, which="major", color=GRID, linewidth=0.7)
     axes.legend(frameon=False, loc="lower right")
     return _svg(figure)
 
 
+def _roofs(report: Report) -> tuple[dict[str, float], float]:
+    """The highest measured multiply-add rate of each dtype (10⁹/s) and DRAM bandwidth (GB/s)."""
+    peaks: dict[str, float] = {}
+    bandwidth = 0.0
+    for m in report.measurements:
+        if m.kernel == "peak" and (rates := _good(m, "flops_per_second")):
+            dtype = str(m.problem.get("dtype"))
+            peaks[dtype] = max(peaks.get(dtype, 0.0), median(rates) * 1e-9)
+        if m.kernel == "memory" and m.problem.get("level") == "DRAM" and (rates := _good(m, "bytes_per_second")):
+            bandwidth = max(bandwidth, median(rates) * 1e-9)
+    return peaks, bandwidth
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One line of a distribution plot, in the unit of its axis."""
+
+    label: str
+    unit: str
+    samples: list[float]
+    value: float
+    low: float | None
+    high: float | None
+    bounds: tuple[tuple[float, str], ...]  # limits with their marker
+    color: str
+
+
 def distributions(report: Report, step: str) -> str:
-    """The raw samples of each case of one step, its interval, and the limits they are judged by."""
+    """The raw samples of each case of one step, the interval of the judged statistic, and the limits."""
     return _styled(lambda r: _distributions(r, step), report)
 
 
-def _rows(report: Report, step: str) -> list[tuple[Measurement, Verdict]]:
-    """The judged (measurement, verdict) pairs of a step, one per case, subject and metric."""
-    pooled: dict[tuple[str, int], Measurement] = {}
-    for m in report.measurements:
-        if m.step == step and m.error is None:
-            pooled[(m.case, m.key[2])] = m
-    rows: dict[tuple[str, int, str], tuple[Measurement, Verdict]] = {}
-    for verdict in report.verdicts:
-        if (
-            verdict.step == step
-            and verdict.limit is not None
-            and verdict.subject is not None
-            and verdict.value is not None
-        ):
-            for (case, who), m in pooled.items():
-                if case == verdict.case and who in (-1, verdict.subject.rank) and verdict.limit.metric in m.metrics:
-                    rows.setdefault((case, who, verdict.limit.metric), (m, verdict))
-    return list(rows.values())
-
-
 def _distributions(report: Report, step: str) -> str:
-    rows = _rows(report, step)
+    rows = _judged_rows(report, step) or _plain_rows(report, step)
     if not rows:
         return ""
-    ranks = {m.subject.rank for m, _ in rows}
-    figure, (axes,) = _figure(8.6, 0.55 + 0.34 * len(rows))
-    for row, (m, verdict) in enumerate(rows):
-        _strip(axes, row, report, m, verdict)
-    axes.set_yticks(
-        range(len(rows)),
-        [m.case + (f" · rank {m.subject.rank}" if len(ranks) > 1 and m.ranks == 1 else "") for m, _ in rows],
-    )
-    axes.set(ylim=(len(rows) - 0.4, -0.6))
-    units = {_axis_unit(verdict) for _, verdict in rows}
-    axes.set_xlabel(" / ".join(sorted(units)))
-    low, high = axes.get_xlim()
-    axes.set_xlim(min(0.0, low), high * 1.02)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(True, axis="x", color=GRID, linewidth=0.7)
+    units = list(dict.fromkeys(row.unit for row in rows))
+    counts = [sum(row.unit == unit for row in rows) for unit in units]
+    height = sum(0.55 + 0.34 * count for count in counts)
+    figure, panels = _figure(height, len(units), gridspec_kw={"height_ratios": [1 + count for count in counts]})
+    for axes, unit in zip(panels, units, strict=True):
+        _panel(axes, unit, [row for row in rows if row.unit == unit])
     return _svg(figure)
 
 
-def _axis_unit(verdict: Verdict) -> str:
-    limit = verdict.limit
-    assert limit is not None
-    return "fraction of the measured ceiling" if limit.of == "ceiling" else f"{limit.metric} in {limit.unit}"
+def _judged_rows(report: Report, step: str) -> list[_Row]:
+    """A row for each verdict on a limit; every sample is brought to the limit's unit."""
+    rows = []
+    several = len({v.subject.rank for v in report.verdicts if v.step == step and v.subject is not None}) > 1
+    for verdict in report.verdicts:
+        limit, subject = verdict.limit, verdict.subject
+        if verdict.step != step or limit is None or subject is None or verdict.value is None:
+            continue
+        found = [m for m in report.measurements if (m.step, m.case) == (step, verdict.case)]
+        own = [m for m in found if m.ranks > 1 or m.subject.rank == subject.rank]
+        values = [value for m in own for value in _good(m, limit.metric)]
+        raw = interval(values, limit.statistic, limit.confidence).value if values else 0.0
+        if not raw:
+            continue
+        bounds = ((limit.at_least, ">"), (limit.at_most, "<"))
+        unit = "fraction of the measured ceiling" if limit.of == "ceiling" else f"{limit.metric} in {limit.unit}"
+        rows.append(
+            _Row(
+                label=verdict.case + (f" · rank {subject.rank}" if several and own[0].ranks == 1 else ""),
+                unit=unit,
+                samples=[value * verdict.value / raw for value in values],
+                value=verdict.value,
+                low=verdict.low,
+                high=verdict.high,
+                bounds=tuple((bound, marker) for bound, marker in bounds if bound is not None),
+                color=OUTCOME_COLORS[verdict.outcome],
+            )
+        )
+    return rows
 
 
-def _strip(axes: Axes, row: int, report: Report, measurement: Measurement, verdict: Verdict) -> None:
-    """One case: samples as dots in the verdict's unit, the interval as a bar, the limits as ticks."""
-    limit = verdict.limit
-    assert limit is not None and verdict.value is not None
-    values = [value for m in report.measurements if m.key == measurement.key for value in _good(m, limit.metric)]
-    # The verdict's value is the statistic in the limit's unit: its ratio to the raw median is the scale of every sample.
-    middle = median(values)
-    scale = verdict.value / middle if limit.statistic == "median" and middle else 1.0
-    color = OUTCOME_COLORS[verdict.outcome]
-    shown = values[:: max(1, len(values) // 400)]
-    heights = [row + 0.22 * (((index * 7919) % 101) / 50 - 1) for index in range(len(shown))]
-    axes.plot(
-        [value * scale for value in shown], heights, ".", color=MUTED, markersize=2.5, alpha=0.45, markeredgewidth=0
-    )
-    if verdict.low is not None and verdict.high is not None:
-        axes.plot([verdict.low, verdict.high], [row, row], color=color, linewidth=4, solid_capstyle="butt", alpha=0.9)
-    axes.plot([verdict.value], [row], "|", color=color, markersize=13, markeredgewidth=2)
-    for bound, marker in ((limit.at_least, ">"), (limit.at_most, "<")):
-        if bound is not None:
-            axes.plot([bound, bound], [row - 0.36, row + 0.36], color=INK, linewidth=1.1)
-            axes.plot([bound], [row - 0.36], marker, color=INK, markersize=3.5)
+def _plain_rows(report: Report, step: str) -> list[_Row]:
+    """A row for each measurement of a step without limits: the ceilings."""
+    rows = []
+    for m in report.measurements:
+        metric = "bytes_per_second" if m.kernel == "memory" else "flops_per_second"
+        values = _good(m, metric) if m.step == step else ()
+        if values:
+            scale, unit = SCALES[m.metrics[metric].unit]
+            found = interval(values)
+            low, high = (None if side is None else side * scale for side in (found.low, found.high))
+            scaled = [value * scale for value in values]
+            rows.append(_Row(m.case, unit, scaled, found.value * scale, low, high, (), SERIES_COLORS[0]))
+    return rows
+
+
+def _panel(axes: Axes, unit: str, rows: list[_Row]) -> None:
+    """Rows of one unit under each other: samples as dots, the interval as a bar, the limits as ticks."""
+    shown = [value for row in rows for value in (row.value, *(bound for bound, _ in row.bounds))]
+    for number, row in enumerate(rows):
+        dots = row.samples[:: max(1, len(row.samples) // 400)]
+        heights = [number + 0.22 * (((index * 7919) % 101) / 50 - 1) for index in range(len(dots))]
+        axes.plot(dots, heights, ".", color=MUTED, markersize=2.5, alpha=0.45, markeredgewidth=0)
+        if row.low is not None and row.high is not None:
+            axes.plot([row.low, row.high], [number] * 2, color=row.color, linewidth=4, solid_capstyle="butt", alpha=0.9)
+        axes.plot([row.value], [number], "|", color=row.color, markersize=13, markeredgewidth=2)
+        for bound, marker in row.bounds:
+            axes.plot([bound] * 2, [number - 0.36, number + 0.36], color=INK, linewidth=1.1)
+            axes.plot([bound], [number - 0.36], marker, color=INK, markersize=3.5)
+    axes.set_yticks(range(len(rows)), [row.label for row in rows])
+    axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=unit)
+    if min(shown) > 0 and max(shown) > 50 * min(shown):
+        axes.set_xscale("log")
+    else:
+        # A few stray samples must not squeeze the rest: the view ends beyond every value, interval and limit.
+        axes.set_xlim(0, 1.15 * max(*shown, *(row.high or 0.0 for row in rows)))
+    axes.tick_params(axis="y", length=0)
+    axes.grid(True, axis="x", color=GRID, linewidth=0.7)
 
 
 def allreduce_curves(report: Report) -> str:
-    """Bus bandwidth (time, for one rank) of each all-reduce algorithm over the message size."""
+    """Bus bandwidth (algorithm bandwidth, for one rank) of each all-reduce algorithm over the message size."""
     return _styled(_allreduce_curves, report)
 
 
 def _allreduce_curves(report: Report) -> str:
     curves: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for m in report.measurements:
-        metric = "busbw" if "busbw" in m.metrics else "algbw"
-        if m.kernel == "allreduce" and _good(m, metric):
-            curves[f"{m.variant}, {m.ranks} ranks"][m.bytes].append(median(_good(m, metric)) * 1e-9)
+        rates = _good(m, "busbw") or _good(m, "algbw")
+        if m.kernel == "allreduce" and rates:
+            message_bytes = round(_good(m, "algbw")[0] * _good(m, "seconds")[0])
+            curves[f"{m.variant}, {m.ranks} ranks"][message_bytes].append(median(rates) * 1e-9)
     if not curves:
         return ""
-    figure, (axes,) = _figure(8.6, 3.4)
+    figure, (axes,) = _figure(3.4)
     for index, (name, curve) in enumerate(sorted(curves.items())):
         sizes = sorted(curve)
-        axes.plot(
-            sizes,
-            [median(curve[size]) for size in sizes],
-            "o-",
-            markersize=4,
-            linewidth=1.4,
-            color=SERIES_COLORS[index % len(SERIES_COLORS)],
-            label=name,
-        )
+        color = SERIES_COLORS[index % len(SERIES_COLORS)]
+        rates = tuple(median(curve[size]) for size in sizes)
+        axes.plot(sizes, rates, "o-", markersize=4, linewidth=1.4, color=color, label=name)
     axes.set(xlabel="message size (bytes per rank)", ylabel="bus bandwidth (GB/s)", yscale="log")
     axes.set_xscale("log", base=2)
     axes.grid(True, which="major", color=GRID, linewidth=0.7)

@@ -1,4 +1,4 @@
-"""The run folder on disk. Appending is the only way to write a record, and every line is fsynced before the run goes on.
+"""The run folder on disk. Records are only ever appended, and every line is fsynced before the run goes on.
 
 plan.json       the plan, written once
 records.jsonl   one Measurement a line

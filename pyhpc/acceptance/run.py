@@ -1,7 +1,8 @@
 """Stage 3, run: plan → records. Each step goes to the launcher; an inconclusive verdict asks for another attempt.
 
-Whatever was measured is on the disk before the run goes on. A run that was killed is run again on the same folder: cases
-that have a record are not measured again, an error is a record too (retrying until it passes is not an acceptance test).
+Whatever was measured is on the disk before the run goes on. A run that was killed is run again on the same folder:
+cases that have a record are not measured again. An error is a record too: retrying until it passes is no acceptance
+test.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python -m pyhpc.acceptance.worker JOB.json      started by a launcher, alone or under mpiexec/srun
 
-Each rank owns two files in the step's folder: `rank-<r>.jsonl`, its records, and `rank-<r>.state`, who it is and what it is
-doing, from which the driver names a rank that died or hangs.
+Each rank owns two files in the step's folder: `rank-<r>.jsonl`, its records, and `rank-<r>.state`, who it is and what
+it is doing, from which the driver names a rank that died or hangs.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def measure_step(job: Job, comm: Any | None, rank: int, ranks: int) -> list[Meas
     """Every case of the step, on this rank; returns the records that this rank keeps.
 
     Raises:
-        MeasurementError: a failure inside a collective; the other ranks are left waiting in it, so the caller must abort them.
+        MeasurementError: a failure inside a collective; the other ranks wait in it, so the caller must abort them.
     """
     kind = workload(job.step.workload)
     kept: list[Measurement] = []

@@ -1,7 +1,7 @@
 """report.html: one self-contained file (no script, no network, no external font) that prints well to PDF.
 
-The layout is report.html.j2 beside this file; the pictures are pyhpc.acceptance.plots. Everything a suite or a machine says
-is escaped.
+The layout is report.html.j2 beside this file; the pictures are pyhpc.acceptance.plots. Everything a suite or a machine
+says is escaped.
 """
 
 from __future__ import annotations

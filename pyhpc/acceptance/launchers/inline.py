@@ -1,8 +1,8 @@
-"""Launcher `inline`: `pyhpc accept` was itself started on every rank by mpiexec or srun; steps are phases of that world.
+"""Launcher `inline`: `pyhpc accept` was started on every rank by mpiexec or srun; steps are phases of that world.
 
-Rank 0 drives, the others serve: they wait for a job, take part in it, and hand their records back. A rank that hangs cannot
-be taken out of a running world, so when a step's time is up rank 0 writes the error records that name it and aborts the
-world; `--resume` goes on behind that step. The run folder must be on a file system that all nodes share.
+Rank 0 drives, the others serve: they wait for a job, take part in it, and hand their records back. A rank that hangs
+cannot be taken out of a running world, so when a step's time is up rank 0 writes the error records that name it and
+aborts the world; `--resume` goes on behind that step. The run folder must be on a file system that all nodes share.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from pyhpc.measure.measurement import Measurement, Subject
 class Launcher:
     """One way to run a step.
 
-    `launch(step, attempt, folder, progress)` measures all cases of `step`, calls `progress(rank, case, phase)` now and then,
-    and returns the records, with error records for what ended badly. It raises only if the run cannot go on.
+    `launch(step, attempt, folder, progress)` measures all cases of `step`, calls `progress(rank, case, phase)` now and
+    then, and returns the records, with error records for what ended badly. It raises only if the run cannot go on.
     """
 
     name: str
@@ -44,7 +44,7 @@ _CULPRITS = (
 
 
 def _culprits(output: str, unfinished: dict[int, dict[str, object]]) -> list[int]:
-    """The ranks that failed by their own word, else those that the MPI launcher blames, else all that had not finished."""
+    """The ranks that failed by their own word, else those the MPI launcher blames, else all that had not finished."""
     failed = [rank for rank, state in unfinished.items() if state.get("phase") == FAILED]
     if failed:
         return failed

@@ -1,11 +1,12 @@
 """Launcher `mpiexec`: `pyhpc accept` was started alone; each step is a job of its own with its own timeout.
 
 A step of one rank is a plain child process, so that a machine without MPI still measures its kernels; a step of several
-ranks is started by mpiexec. A crash, a hang or a kill ends that job only, and is laid at the door of the rank that caused it.
+ranks is started by mpiexec. A crash, a hang or a kill ends that job only, and the rank that caused it is named.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -41,10 +42,8 @@ def _command(step: Step, job_file: Path) -> tuple[list[str], dict[str, str]]:
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """End the whole job, politely first."""
     for number, wait in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, None)):
-        try:
+        with contextlib.suppress(ProcessLookupError):  # already gone, as wanted
             os.killpg(process.pid, number)
-        except ProcessLookupError:
-            pass  # already gone, as wanted
         try:
             process.wait(wait)
         except subprocess.TimeoutExpired:

@@ -1,8 +1,8 @@
 """Workload `allreduce`: all ranks of the step combine one vector each; the slowest rank's time is the collective's.
 
 Every rank proves its own results: the first one against the float64 reference (the ranks share that work when all have
-the same bits), every timed one bit for bit against the first. The contribution is written anew before every sample, as a
-program would do; the ranks leave a barrier together before the clock starts.
+the same bits), every timed one bit for bit against the first. The contribution is written anew before every sample, as
+a program would do; the ranks leave a barrier together before the clock starts.
 """
 
 from __future__ import annotations

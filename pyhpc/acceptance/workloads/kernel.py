@@ -41,10 +41,9 @@ class Proof:
         self.wrong_elements += different.size
         if self.first_wrong is None:
             where = tuple(int(i) for i in np.unravel_index(different[0], result.shape))
-            self.first_wrong = (
-                f"{self._who}: timed result {number} has {different.size} wrong element{'s' if different.size > 1 else ''}, "
-                f"the first at {where}: {result[where]!s} instead of {self._right[where]!s}"
-            )
+            count = f"{different.size} wrong element{'s' if different.size > 1 else ''}"
+            values = f"{result[where]!s} instead of {self._right[where]!s}"
+            self.first_wrong = f"{self._who}: timed result {number} has {count}, the first at {where}: {values}"
         return False
 
     def verification(self, samples: Samples, check: Check) -> Verification:
