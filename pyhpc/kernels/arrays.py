@@ -6,6 +6,7 @@ done in C++ (csrc/core/bind.h), from the same objects.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,6 +92,11 @@ def _describe_numpy(array: np.ndarray) -> Operand:
     return Operand(array, NUMPY, array.shape, NAMES.get(array.dtype) or str(array.dtype), HOST)
 
 
+@functools.cache
+def _torch_name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _describe_torch(tensor: Any, argument: str) -> Operand:
     torch = sys.modules["torch"]
     if tensor.requires_grad:
@@ -100,11 +106,10 @@ def _describe_torch(tensor: Any, argument: str) -> Operand:
                 "or call under torch.no_grad()"
             )
         tensor = tensor.detach()
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    device = tensor.get_device()
+    dtype, on_host = _torch_name(tensor.dtype), tensor.is_cpu
     # A NumPy view is read four times faster than a DLPack capsule; NumPy has no bfloat16 that PyTorch knows.
-    array = tensor.numpy() if device == HOST and tensor.device.type == "cpu" and dtype != "bfloat16" else tensor
-    return Operand(array, TORCH, tuple(tensor.shape), dtype, device)
+    array = tensor.numpy() if on_host and dtype != "bfloat16" else tensor
+    return Operand(array, TORCH, tuple(tensor.shape), dtype, HOST if on_host else tensor.get_device())
 
 
 def describe(array: Any, argument: str) -> Operand:
@@ -115,12 +120,12 @@ def describe(array: Any, argument: str) -> Operand:
     """
     if isinstance(array, np.ndarray):
         return _describe_numpy(array)
-    home = type(array).__module__.partition(".")[0]
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(array, torch.Tensor):
         return _describe_torch(array, argument)
     interface = getattr(array, "__cuda_array_interface__", None)
     if interface is not None:
+        home = type(array).__module__.partition(".")[0]
         library = CUPY if home == "cupy" else NUMBA if home in ("numba", "numba_cuda") else OTHER
         return Operand(array, library, tuple(array.shape), str(array.dtype), _cuda_device(array))
     if hasattr(array, "__dlpack__"):

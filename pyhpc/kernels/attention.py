@@ -11,6 +11,7 @@ from pyhpc.errors import InvalidArgument
 from pyhpc.kernels.arrays import HOST, Operand, describe, host_view, same_home
 from pyhpc.kernels.attention_problem import ATTENTION_DTYPES, AttentionProblem, visible_keys
 from pyhpc.kernels.attention_variants import peers, variants
+from pyhpc.kernels.data import DTYPES
 from pyhpc.kernels.kernel import Kernel
 from pyhpc.native import cpu, cuda
 
@@ -62,24 +63,52 @@ def attention(
             an input.
         Unsupported: the variant or the GPU is absent; the sentence says why.
     """
-    operands = {"q": describe(q, "q"), "k": describe(k, "k"), "v": describe(v, "v")}
+    if window is not None and window < 0:
+        raise InvalidArgument(f"window is {window}; it must be a number of keys, or None for no window")
+    if scale == 0:
+        raise InvalidArgument("scale is 0; leave it out for 1/sqrt(head_dim)")
+    masks = (bool(causal), -1 if window is None else window, scale or 0.0)
+    name = variant or os.environ.get("PYHPC_VARIANT", "")
+    lse: Any = None
+    if (
+        type(q) is type(k) is type(v) is np.ndarray
+        and (out is None or type(out) is np.ndarray)
+        and not name.startswith("numba")
+        and q.dtype in _DTYPES
+    ):
+        # The common case, short: what is left is the C++ function and the results' allocation.
+        out = np.empty(q.shape, q.dtype) if out is None else out
+        lse = np.empty(q.shape[:3], np.float32) if return_lse else None
+        cpu().attention.run(q, k, v, out, lse, *masks, threads or 0, name)
+    else:
+        operands = {"q": describe(q, "q"), "k": describe(k, "k"), "v": describe(v, "v")}
+        out, lse = _attention(operands, out, return_lse, masks, threads, name)
+    return (out, lse) if return_lse else out
+
+
+_DTYPES = frozenset(DTYPES[name] for name in ATTENTION_DTYPES)
+
+
+def _attention(
+    operands: dict[str, Operand],
+    out: Any,
+    return_lse: bool,
+    masks: tuple[bool, int, float],
+    threads: int | None,
+    name: str,
+) -> tuple[Any, Any]:
+    """Operands of any library: results are of the same one."""
     if out is not None:
         operands["out"] = describe(out, "out")
     first = same_home(operands)
     if first.dtype not in ATTENTION_DTYPES:
         raise InvalidArgument(f"q is {first.dtype}; attention takes {', '.join(ATTENTION_DTYPES)}")
-    if window is not None and window < 0:
-        raise InvalidArgument(f"window is {window}; it must be a number of keys, or None for no window")
-    if scale == 0:
-        raise InvalidArgument("scale is 0; leave it out for 1/sqrt(head_dim)")
     if out is None:
         out = first.library.empty(first, first.shape, first.dtype)
         operands["out"] = describe(out, "out")
     lse = first.library.empty(first, first.shape[:3], "float32") if return_lse else None
-    operands_lse = None if lse is None else describe(lse, "lse")
-    masks = (bool(causal), -1 if window is None else window, scale or 0.0)
-    _dispatch(operands, operands_lse, masks, threads, variant or os.environ.get("PYHPC_VARIANT", ""))
-    return (out, lse) if return_lse else out
+    _dispatch(operands, None if lse is None else describe(lse, "lse"), masks, threads, name)
+    return out, lse
 
 
 def _dispatch(

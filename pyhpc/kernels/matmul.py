@@ -9,6 +9,7 @@ import numpy as np
 
 from pyhpc.errors import InvalidArgument
 from pyhpc.kernels.arrays import HOST, NAMES, Operand, describe, host_view, same_home, with_axis
+from pyhpc.kernels.data import DTYPES
 from pyhpc.kernels.kernel import Kernel
 from pyhpc.kernels.matmul_problem import RESULT_DTYPE, MatmulProblem
 from pyhpc.kernels.matmul_variants import peers, variants
@@ -58,8 +59,7 @@ def matmul(
     ):
         # The common case, short: what is left is the C++ function and the result's allocation.
         if out is None:
-            result = _result_shape(a.shape, b.shape), _result_dtype(NAMES.get(a.dtype) or str(a.dtype), accumulate)
-            out = np.empty(*result)
+            out = np.empty(_result_shape(a.shape, b.shape), _result_dtype(a.dtype, accumulate))
         cpu().matmul.run(a, b, out, accumulate, threads or 0, name)
         return out
     return _matmul(describe(a, "a"), describe(b, "b"), out, accumulate, threads, name)
@@ -78,8 +78,8 @@ def _matmul(a: Operand, b: Operand, out: Any, accumulate: bool, threads: int | N
         shape = list(_result_shape(a.shape, b.shape))
         for axis in absent:
             del shape[axis]
-        dtype = NAMES[np.dtype(_result_dtype(a.dtype, accumulate))]
-        out = a.library.empty(a, tuple(shape), dtype)
+        kind = _result_dtype(DTYPES.get(a.dtype, a.dtype), accumulate)
+        out = a.library.empty(a, tuple(shape), NAMES[kind])
         operands["out"] = describe(out, "out")
     result = operands["out"]
     for axis in absent if len(absent) < 2 else (-1, -1):
@@ -102,7 +102,7 @@ def _dispatch(a: Operand, b: Operand, out: Operand, accumulate: bool, threads: i
 def _numba(a: np.ndarray, b: np.ndarray, out: np.ndarray, accumulate: bool, threads: int) -> None:
     from pyhpc.kernels.numba_matmul import multiply_cpu
 
-    shape, dtype = _result_shape(a.shape, b.shape), _result_dtype(NAMES.get(a.dtype) or str(a.dtype), False)
+    shape, dtype = _result_shape(a.shape, b.shape), _result_dtype(a.dtype, False)
     if a.dtype != b.dtype or out.dtype != dtype or out.shape != shape:
         raise InvalidArgument(
             f"a is {a.dtype}, b {b.dtype}, out {out.dtype} {out.shape}; a and b must be alike, out {dtype} {shape}"
@@ -118,13 +118,13 @@ def _result_shape(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
     Raises:
         InvalidArgument: the shapes do not fit.
     """
+    if len(a) == len(b) == 2 and a[1] == b[0]:
+        return a[0], b[1]
     for name, shape, form in (("a", a, "(..., m, k)"), ("b", b, "(..., k, n)")):
         if len(shape) < 2:
             raise InvalidArgument(f"{name} has shape {shape}; it must be a vector or at least {form}")
     if a[-1] != b[-2]:
         raise InvalidArgument(f"a {a} has k = {a[-1]} columns, but b {b} has {b[-2]} rows; they must be equal")
-    if len(a) == len(b) == 2:
-        return a[0], b[1]
     try:
         return (*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])
     except ValueError:
@@ -133,13 +133,17 @@ def _result_shape(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
         ) from None
 
 
-def _result_dtype(dtype: str, accumulate: bool) -> str:
-    """Type of a result that is not given."""
+_RESULTS = {DTYPES[operand]: DTYPES[result] for operand, result in RESULT_DTYPE.items()}
+
+
+def _result_dtype(dtype: np.dtype | str, accumulate: bool) -> np.dtype:
+    """Type of a result that is not given, for operands of `dtype` (its name where NumPy has no such type)."""
+    result = None if isinstance(dtype, str) else _RESULTS.get(dtype)
+    if result is None:
+        raise InvalidArgument(f"a and b are {dtype}; matmul takes {', '.join(RESULT_DTYPE)}")
     if accumulate:
         raise InvalidArgument("accumulate=True adds to out; give out")
-    if dtype not in RESULT_DTYPE:
-        raise InvalidArgument(f"a and b are {dtype}; matmul takes {', '.join(RESULT_DTYPE)}")
-    return RESULT_DTYPE[dtype]
+    return result
 
 
 KERNEL = Kernel(
