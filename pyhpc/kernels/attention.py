@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -50,8 +49,8 @@ def attention(
         out: (batch, heads, q_len, head_dim), where the result is written, of q's library and dtype.
         return_lse: also return log Σ_j exp(score) of each query.
         threads: of the CPU; by default all that this process may use.
-        variant: "avx512", "avx2", "neon", "generic", "numba" …: by default the environment's PYHPC_VARIANT or the
-            best that runs.
+        variant: "numba", or a native one ("avx512", "avx2", "neon", "generic" …); by default the one that
+            the environment's PYHPC_VARIANT names, or the best that runs here.
 
     Returns:
         `out` or a new array of q's library and dtype; with `return_lse`, the pair (out, lse), lse (batch, heads,
@@ -68,7 +67,7 @@ def attention(
     if scale == 0:
         raise InvalidArgument("scale is 0; leave it out for 1/sqrt(head_dim)")
     masks = (bool(causal), -1 if window is None else window, scale or 0.0)
-    name = variant or os.environ.get("PYHPC_VARIANT", "")
+    name = variant or ""  # C++ reads PYHPC_VARIANT
     lse: Any = None
     if (
         type(q) is type(k) is type(v) is np.ndarray

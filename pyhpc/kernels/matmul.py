@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -35,8 +34,8 @@ def matmul(
             with a or b. The axis of a vector operand is absent, as in `numpy.matmul`.
         accumulate: add the product to what `out` holds.
         threads: of the CPU; by default all that this process may use.
-        variant: "avx512", "avx2", "neon", "generic", "numba" …: by default the environment's PYHPC_VARIANT or the
-            best that runs.
+        variant: "numba", or a native one ("avx512", "avx2", "neon", "generic" …); by default the one that
+            the environment's PYHPC_VARIANT names, or the best that runs here.
 
     Returns:
         `out`, or a new array of a's library: float64 → float64, float32, bfloat16 and float16 → float32, int8 → int32.
@@ -48,7 +47,7 @@ def matmul(
             an input.
         Unsupported: the variant or the GPU is absent; the sentence says why.
     """
-    name = variant or os.environ.get("PYHPC_VARIANT", "")
+    name = variant or ""  # C++ reads PYHPC_VARIANT
     if (
         type(a) is np.ndarray
         and type(b) is np.ndarray
