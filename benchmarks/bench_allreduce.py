@@ -7,9 +7,8 @@ Started without mpiexec only the local reductions run. A round's time is the slo
 
 from __future__ import annotations
 
-from pyhpc.kernels.allreduce_problem import AllreduceProblem
-
 from pyhpc.comm import channel, launch
+from pyhpc.kernels.allreduce_problem import AllreduceProblem
 
 KERNEL = "allreduce"
 

@@ -7,6 +7,7 @@ verified first result and then poisoned. The arithmetic peak is measured just be
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -146,11 +147,16 @@ def _tell(lines: list[Line], benchmark: Any, who: Contestant, peak: float | None
 
 
 def pytest_configure(config):
-    """The list of figures of this run; only rank 0 of an MPI world prints."""
+    """The list of figures of this run."""
     config.stash[_LINES] = []
+
+
+def pytest_sessionstart(session):
+    """Only rank 0 of an MPI world prints."""
     started = launch()
     if started is not None and started.rank > 0:
-        config.pluginmanager.get_plugin("terminalreporter")._tw._file = open("/dev/null", "w")  # noqa: SIM115
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        reporter._tw._file = open(os.devnull, "w")  # noqa: SIM115
 
 
 @pytest.hookimpl(tryfirst=True)
