@@ -1,7 +1,8 @@
 // Runs CUDA kernels on the CPU, for tests: every thread of a block is a fiber, blocks run one after another.
 //
-// A barrier switches to the next fiber until all have arrived, so a missing barrier makes a fiber read what others have not
-// written yet, or overwrite what they still need: the result is wrong, as it could be on a GPU. `reverse_order` starts with
+// A warp runs until all its threads wait at a barrier, so a missing barrier makes it read what others have not written yet,
+// or overwrite what they still need: the result is wrong, as it could be on a GPU. A barrier that some threads never reach
+// is an error. `reverse_order` starts with
 // the last thread, which uncovers the dependences that the first order hides. Shared memory is filled with NaN before
 // each block. Warp-wide operations compute all 32 lanes at once from the definitions in the PTX manual, element by element,
 // independently of the register maps that the kernels use (core/cuda_mma.h).
@@ -31,16 +32,19 @@ struct Index {
 
 constexpr int lanes = 32, most_threads = 1024, stack_bytes = 64 << 10, shared_limit = 227 << 10;
 
+struct Barrier {
+  int arrived;
+  unsigned generation;
+};
+
 struct Fiber {
   jmp_buf state;
   ucontext_t start;
   unsigned char* stack;
   bool started, finished;
-};
-
-struct Barrier {
-  int arrived;
+  const Barrier* waits;  // until its generation is no longer this one
   unsigned generation;
+  bool can_run() const { return !finished && !(waits && waits->generation == generation); }
 };
 
 struct Warp {
@@ -66,13 +70,15 @@ __attribute__((noinline)) inline void yield() {
 // The last of `count` threads to arrive runs `action`; then all go on.
 template <class Action>
 void arrive(Barrier& barrier, int count, Action action) {
-  const unsigned generation = barrier.generation;
   if (++barrier.arrived == count) {
     action();
     barrier.arrived = 0;
     ++barrier.generation;
+    return;
   }
-  while (barrier.generation == generation) yield();
+  Fiber& fiber = fibers[thread_index.x];
+  fiber.waits = &barrier, fiber.generation = barrier.generation;
+  yield();
 }
 
 inline void synchronize_block() {
@@ -119,19 +125,26 @@ inline void resume(unsigned thread) {
   setcontext(&fiber.start);
 }
 
-inline void run_block(unsigned block) {
+// One warp after another, each as far as it can go. False: some threads wait for others that have left.
+inline bool run_block(unsigned block) {
   block_index.x = block;
   memset(shared_bytes, 0xff, sizeof shared_bytes);  // NaN in every floating-point type
-  for (unsigned thread = 0; thread < block_size.x; ++thread) fibers[thread].started = fibers[thread].finished = false;
+  const unsigned threads = block_size.x;
+  for (unsigned thread = 0; thread < threads; ++thread)
+    fibers[thread].started = fibers[thread].finished = false, fibers[thread].waits = nullptr;
+  const auto turn = [threads](unsigned i) { return reverse_order ? threads - 1 - i : i; };
   for (bool running = true; running;) {
     running = false;
-    for (unsigned turn = 0; turn < block_size.x; ++turn) {
-      const unsigned thread = reverse_order ? block_size.x - 1 - turn : turn;
-      if (fibers[thread].finished) continue;
-      resume(thread);
-      running = true;
-    }
+    for (unsigned warp = 0; warp < threads; warp += lanes)
+      for (bool moved = true; moved; running |= moved) {
+        moved = false;
+        for (unsigned i = warp; i < warp + lanes; ++i)
+          if (fibers[turn(i)].can_run()) resume(turn(i)), moved = true;
+      }
   }
+  for (unsigned thread = 0; thread < threads; ++thread)
+    if (!fibers[thread].finished) return false;
+  return true;
 }
 
 inline float float_of_bits(uint32_t bits) {
@@ -175,9 +188,11 @@ inline void from_float(float value, Float16& result) {
   const float size = fabsf(value);
   int exponent = 0;
   frexpf(size, &exponent);
-  const int unit = exponent < -13 ? -24 : exponent - 11;  // the last fraction bit's weight, as a power of two
-  const int units = size == 0 || size >= 65520 ? 0 : static_cast<int>(nearbyintf(ldexpf(size, -unit)));
-  const int magnitude = value != value ? 0x7fff : size >= 65520 ? 0x7c00 : units + (unit + 24) * 1024;
+  const int unit = size == 0 || exponent < -13 ? -24 : exponent - 11;  // the last fraction bit's weight, as a power of two
+  // The units run on into the exponent: 2048 of them are 1024 of the next.
+  int magnitude = 0x7c00;
+  if (value != value) magnitude = 0x7fff;
+  else if (size < 65520) magnitude = static_cast<int>(nearbyintf(ldexpf(size, -unit))) + (unit + 24) * 1024;
   result.bits = static_cast<uint16_t>(magnitude | (signbit(value) && value == value ? 0x8000 : 0));
 }
 
@@ -205,9 +220,10 @@ int launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t sh
   emulation::body_arguments = &call;
   emulation::grid_size.x = static_cast<unsigned>(blocks);
   emulation::block_size.x = static_cast<unsigned>(threads);
-  for (int64_t block = 0; block < blocks; ++block) emulation::run_block(static_cast<unsigned>(block));
+  bool finished = true;
+  for (int64_t block = 0; finished && block < blocks; ++block) finished = emulation::run_block(static_cast<unsigned>(block));
   emulation::body_arguments = nullptr;
-  return 0;
+  return finished ? 0 : 2;
 }
 
 }  // namespace pyhpc::cuda
