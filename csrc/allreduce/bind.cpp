@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <string>
 
-#include "allreduce/reduce.h"
+#include "allreduce/check.h"
 #include "core/threads.h"
 #include "core/variant.h"
 
@@ -24,31 +24,10 @@ const Variant* const all_variants[] = {
 // Below this a thread finishes its share sooner than a second one is woken (a few microseconds).
 constexpr int64_t least_bytes_per_thread = 128 << 10;
 
-Operation operation_of(const std::string& name) {
-  if (name == "sum") return Operation::sum;
-  if (name == "prod") return Operation::prod;
-  if (name == "min") return Operation::min;
-  if (name == "max") return Operation::max;
-  throw Error(ErrorKind::invalid, "op is '" + name + "'; reduce knows sum, prod, min and max");
-}
-
 void take(const py::object& object, const char* argument, Borrowed& out) {
   borrow(object, argument, out);
   const std::string who = argument;
   require(out.device == Array::cpu, who + " is on a CUDA device; this reduction is for main memory");
-  require(out.ndim == 1 && (out.shape[0] < 2 || out.strides[0] == 1), who + " must be one-dimensional and contiguous");
-}
-
-void require_alike(const Array& input, const char* argument, const Array& out) {
-  const std::string who = argument;
-  require(input.dtype == out.dtype,
-          who + " is " + name(input.dtype) + ", out is " + name(out.dtype) + "; they must be the same");
-  require(input.size() == out.size(),
-          who + " has " + std::to_string(input.size()) + " elements, out has " + std::to_string(out.size()));
-  const auto *first = static_cast<const char*>(input.data), *other = static_cast<const char*>(out.data);
-  const int64_t bytes = out.size() * itemsize(out.dtype);
-  require(first == other || first + bytes <= other || other + bytes <= first,
-          who + " and out overlap in part; out may be exactly " + who + " or apart from it");
 }
 
 // A normal store reads the line first, so that three arrays move four; a streaming store does not, but sends the line
@@ -68,9 +47,7 @@ void reduce(const py::object& a, const py::object& b, const py::object& out, con
   take(a, "a", first);
   take(b, "b", second);
   take(out, "out", result);
-  require(result.writable, "out is read-only");
-  require_alike(first, "a", result);
-  require_alike(second, "b", result);
+  check(first, second, result);
   const int64_t item = itemsize(result.dtype), bytes = result.size() * item;
   if (bytes == 0) return;
   const int64_t shares =

@@ -1,12 +1,10 @@
-// Elementwise reduction of two buffers for every GPU since Ampere: see cuda_allreduce.h. Bound by memory, so neighbouring
+// Elementwise reduction of two buffers for every GPU since Ampere: see reduce.h. Bound by memory, so neighbouring
 // threads take neighbouring elements and each thread has several under way.
 #include "allreduce/cuda_allreduce.h"
 #include "core/cuda_kernel.h"
 
 namespace pyhpc::allreduce {
 namespace {
-
-using Operation = CudaOperation;
 
 constexpr int threads = 256, per_thread = 4;
 
@@ -17,8 +15,8 @@ __device__ T ordered(T a, T b) {
   return (operation == Operation::min ? b < a : b > a) ? b : a;
 }
 
-// Type in which sums and products are formed: unsigned for integers, where overflow is defined, and wide enough that the
-// promotion of small types does not overflow either.
+// Type in which sums and products are formed: unsigned for integers, where overflow is defined, and wide enough that
+// the promotion of small types does not overflow either.
 template <class T>
 struct Wide {
   using type = uint64_t;
@@ -68,28 +66,44 @@ int run_type(const CudaProblem& p, uintptr_t stream) {
     return cuda::launch(chosen, cuda::blocks_for(p.count, threads * per_thread), threads, 0, stream, p);
   };
   switch (p.operation) {
-    case Operation::sum: return launch(kernel<Operation::sum, T>);
-    case Operation::prod: return launch(kernel<Operation::prod, T>);
-    case Operation::min: return launch(kernel<Operation::min, T>);
-    default: return launch(kernel<Operation::max, T>);
+    case Operation::sum:
+      return launch(kernel<Operation::sum, T>);
+    case Operation::prod:
+      return launch(kernel<Operation::prod, T>);
+    case Operation::min:
+      return launch(kernel<Operation::min, T>);
+    default:
+      return launch(kernel<Operation::max, T>);
   }
 }
 
 int run(const CudaProblem& p, uintptr_t stream) {
   if (p.count == 0) return 0;  // a launch of no blocks is an error
   switch (p.dtype) {
-    case DType::float64: return run_type<double>(p, stream);
-    case DType::float32: return run_type<float>(p, stream);
-    case DType::float16: return run_type<cuda::Float16>(p, stream);
-    case DType::bfloat16: return run_type<cuda::Bfloat16>(p, stream);
-    case DType::int64: return run_type<int64_t>(p, stream);
-    case DType::int32: return run_type<int32_t>(p, stream);
-    case DType::int16: return run_type<int16_t>(p, stream);
-    case DType::int8: return run_type<int8_t>(p, stream);
-    case DType::uint64: return run_type<uint64_t>(p, stream);
-    case DType::uint32: return run_type<uint32_t>(p, stream);
-    case DType::uint16: return run_type<uint16_t>(p, stream);
-    default: return run_type<uint8_t>(p, stream);
+    case DType::float64:
+      return run_type<double>(p, stream);
+    case DType::float32:
+      return run_type<float>(p, stream);
+    case DType::float16:
+      return run_type<cuda::Float16>(p, stream);
+    case DType::bfloat16:
+      return run_type<cuda::Bfloat16>(p, stream);
+    case DType::int64:
+      return run_type<int64_t>(p, stream);
+    case DType::int32:
+      return run_type<int32_t>(p, stream);
+    case DType::int16:
+      return run_type<int16_t>(p, stream);
+    case DType::int8:
+      return run_type<int8_t>(p, stream);
+    case DType::uint64:
+      return run_type<uint64_t>(p, stream);
+    case DType::uint32:
+      return run_type<uint32_t>(p, stream);
+    case DType::uint16:
+      return run_type<uint16_t>(p, stream);
+    default:
+      return run_type<uint8_t>(p, stream);
   }
 }
 

@@ -1,5 +1,6 @@
 // Attention forward for every GPU since Ampere, by online softmax (Dao et al. 2022): see attention.h for the contract.
-//   bfloat16, float16   tensor cores: 64 queries a block, 16 a warp; the weights are rounded to the input type before they
+//   bfloat16, float16   tensor cores: 64 queries a block, 16 a warp; the weights are rounded to the input type before
+//   they
 //                       multiply v, as in every tensor-core attention, and summed unrounded
 //   float32             fused multiply-adds: 32 queries a block, four lanes a query
 // The head dimension is padded with zeros to 32, 64, 128 or 256. Simple on purpose: no asynchronous copies.
@@ -20,12 +21,13 @@ constexpr int threads = 128;
 
 template <int width>
 struct Tiles {
-  static constexpr int queries = 64, keys = width > 128 ? 32 : 64;  // v and the sums must fit shared memory and registers
+  static constexpr int queries = 64,
+                       keys = width > 128 ? 32 : 64;  // v and the sums must fit shared memory and registers
   static constexpr int score_tiles = keys / cuda::mma::n, out_tiles = width / cuda::mma::n;
   // Rows of pairs of 16-bit elements; the padding spreads the rows that a warp reads over all banks.
   uint32_t q[queries][width / 2 + 4], k[keys][width / 2 + 4];
   uint32_t v[width][keys / 2 + 4];  // transposed: pairs of keys
-  int not_finite;  // whether v has Inf or NaN
+  int not_finite;                   // whether v has Inf or NaN
 };
 
 __device__ inline bool finite(Bfloat16 value) { return (value.bits & 0x7f80) != 0x7f80; }
@@ -39,7 +41,8 @@ __device__ void load_rows(const Rows<const T>& from, int64_t first, uint32_t (&t
     reinterpret_cast<T*>(to[i / width])[i % width] = from.at(first + i / width, i % width);
 }
 
-// Inf and NaN are kept out of the tile, because a hidden key's zero weight would turn them into NaN: see add_not_finite.
+// Inf and NaN are kept out of the tile, because a hidden key's zero weight would turn them into NaN: see
+// add_not_finite.
 template <class T, int width>
 __device__ void load_values(const Rows<const T>& v, int64_t first, Tiles<width>& tiles) {
 #pragma unroll 8
@@ -58,7 +61,8 @@ struct WarpState {
 };
 
 template <class T, int width>
-__device__ __forceinline__ void score(const Tiles<width>& tiles, int row, int lane, float (&scores)[Tiles<width>::score_tiles][4]) {
+__device__ __forceinline__ void score(const Tiles<width>& tiles, int row, int lane,
+                                      float (&scores)[Tiles<width>::score_tiles][4]) {
   using namespace cuda::mma;
 #pragma unroll
   for (int d = 0; d < width; d += k) {
@@ -108,15 +112,15 @@ __device__ __forceinline__ void weigh(const Problem& p, int64_t query, int64_t f
 
 // out += weights · v. A pair of score tiles is, register by register, one operand a of the next product.
 template <class T, int width>
-__device__ __forceinline__ void mix(const Tiles<width>& tiles, int lane, const float (&weights)[Tiles<width>::score_tiles][4],
-                                    WarpState<width>& state) {
+__device__ __forceinline__ void mix(const Tiles<width>& tiles, int lane,
+                                    const float (&weights)[Tiles<width>::score_tiles][4], WarpState<width>& state) {
   using namespace cuda::mma;
 #pragma unroll
   for (int key = 0; key < Tiles<width>::keys; key += k) {
     uint32_t a[a_registers];
 #pragma unroll
     for (int i = 0; i < a_registers; ++i) {
-      const float(&tile)[4] = weights[key / n + i / 2];
+      const float (&tile)[4] = weights[key / n + i / 2];
       a[i] = cuda::packed(cuda::converted<T>(tile[i % 2 * 2]), cuda::converted<T>(tile[i % 2 * 2 + 1]));
     }
 #pragma unroll
@@ -140,12 +144,14 @@ __device__ void add_not_finite(const Problem& p, const Rows<const T>& v, int64_t
 #pragma unroll
       for (int i = 0; i < c_registers; ++i) {
         const T value = v.at(first_key + key, t * n + c_column(lane, i));
-        if (!finite(value) && visible(p, query + c_row(lane, i), first_key + key)) state.out[t][i] += cuda::to_float(value);
+        if (!finite(value) && visible(p, query + c_row(lane, i), first_key + key))
+          state.out[t][i] += cuda::to_float(value);
       }
 }
 
 template <class T, int width>
-__device__ __forceinline__ void store(const Problem& p, const Task& task, int64_t query, int lane, WarpState<width>& state) {
+__device__ __forceinline__ void store(const Problem& p, const Task& task, int64_t query, int lane,
+                                      WarpState<width>& state) {
   using namespace cuda::mma;
 #pragma unroll
   for (int r = 0; r < 2; ++r) state.rows[r].sum = quad_sum(state.rows[r].sum);
@@ -153,7 +159,8 @@ __device__ __forceinline__ void store(const Problem& p, const Task& task, int64_
   for (int t = 0; t < Tiles<width>::out_tiles; ++t)
 #pragma unroll
     for (int i = 0; i < c_registers; ++i)
-      store_row<T>(p, task, query + c_row(lane, i), t * n + c_column(lane, i), state.out[t][i] * state.rows[i / 2].scale());
+      store_row<T>(p, task, query + c_row(lane, i), t * n + c_column(lane, i),
+                   state.out[t][i] * state.rows[i / 2].scale());
   if (lane % 4 == 0)
     for (int r = 0; r < 2; ++r) store_lse(p, task, query + c_row(lane, 2 * r), state.rows[r]);
 }
@@ -204,8 +211,8 @@ __device__ void load_rows(const Rows<const float>& from, int64_t first, float (&
 
 // This lane's weights, of keys lane, lane + 4, ..., go to shared memory; returns the factor for what was summed before.
 template <int width>
-__device__ float plain_weights(const Problem& p, int64_t query, int64_t first_key, int row, int lane, PlainTiles<width>& tiles,
-                               Softmax& softmax) {
+__device__ float plain_weights(const Problem& p, int64_t query, int64_t first_key, int row, int lane,
+                               PlainTiles<width>& tiles, Softmax& softmax) {
   constexpr int own = PlainTiles<width>::keys / PlainTiles<width>::lanes;
   float scores[own] = {}, largest = -INFINITY;
 #pragma unroll 8
@@ -268,7 +275,8 @@ __global__ void __launch_bounds__(threads) plain_kernel(Problem p) {
 
 int launch(void (*kernel)(Problem), int queries, size_t shared_bytes, const Problem& p, uintptr_t stream) {
   const int64_t blocks = p.batch * p.heads * cuda::blocks_for(p.q_len, queries);
-  return blocks ? cuda::launch(kernel, blocks, threads, shared_bytes, stream, p) : 0;  // a launch of no blocks is an error
+  return blocks ? cuda::launch(kernel, blocks, threads, shared_bytes, stream, p)
+                : 0;  // a launch of no blocks is an error
 }
 
 template <class T, int width>
@@ -289,9 +297,12 @@ int run_type(const Problem& p, uintptr_t stream) {
 
 int run(const Problem& p, uintptr_t stream) {
   switch (p.dtype) {
-    case DType::bfloat16: return run_type<Bfloat16>(p, stream);
-    case DType::float16: return run_type<Float16>(p, stream);
-    default: return run_type<float>(p, stream);
+    case DType::bfloat16:
+      return run_type<Bfloat16>(p, stream);
+    case DType::float16:
+      return run_type<Float16>(p, stream);
+    default:
+      return run_type<float>(p, stream);
   }
 }
 

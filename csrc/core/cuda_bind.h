@@ -14,19 +14,20 @@ struct Named {
   Borrowed* array;
 };
 
-// The ordinal of the GPU that holds every array. The driver is asked for each pointer, because __cuda_array_interface__ does
-// not tell; an empty array has none. -1 if all are empty.
+// The ordinal of the GPU that holds every array. The driver is asked for each pointer, because __cuda_array_interface__
+// does not tell; an empty array has none. -1 if all are empty.
 inline int common_device(std::initializer_list<Named> arrays) {
   int device = -1;
   const char* first = nullptr;
   for (const Named& named : arrays) {
     Borrowed& array = *named.array;
-    require(array.device != Array::cpu, std::string(named.argument) + " is in CPU memory; move it to the GPU, or give CPU arrays only");
+    require(array.device != Array::cpu,
+            std::string(named.argument) + " is in CPU memory; move it to the GPU, or give CPU arrays only");
     if (array.size() == 0 || !array.data) continue;
     array.device = pointer_device(array.data);
-    require(device < 0 || array.device == device,
-            std::string(named.argument) + " is on GPU " + std::to_string(array.device) + ", but " + (first ? first : "") +
-                " is on GPU " + std::to_string(device) + "; move them to one");
+    require(device < 0 || array.device == device, std::string(named.argument) + " is on GPU " +
+                                                      std::to_string(array.device) + ", but " + (first ? first : "") +
+                                                      " is on GPU " + std::to_string(device) + "; move them to one");
     if (device < 0) device = array.device, first = named.argument;
   }
   return device;

@@ -1,12 +1,11 @@
 // Device queries, events and memory over the CUDA runtime, which is linked statically and loads the driver at its first
 // call. absence() asks the driver itself, because the runtime gives one error for three different reasons.
-#include "core/cuda_device.h"
-
 #include <cuda_runtime.h>
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "core/cuda_device.h"
 #include "core/error.h"
 #include "core/machine.h"
 
@@ -14,7 +13,9 @@ namespace pyhpc {
 namespace cuda {
 namespace {
 
-std::string version_text(int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
+std::string version_text(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
 
 int attribute(cudaDeviceAttr which, int ordinal) {
   int value = 0;
@@ -129,10 +130,13 @@ Event::Event() {
 Event::~Event() { cudaEventDestroy(static_cast<cudaEvent_t>(handle)); }
 
 void Event::record(uintptr_t stream) {
-  check(cudaEventRecord(static_cast<cudaEvent_t>(handle), reinterpret_cast<cudaStream_t>(stream)), "recording an event");
+  check(cudaEventRecord(static_cast<cudaEvent_t>(handle), reinterpret_cast<cudaStream_t>(stream)),
+        "recording an event");
 }
 
-void Event::synchronize() const { check(cudaEventSynchronize(static_cast<cudaEvent_t>(handle)), "waiting for an event"); }
+void Event::synchronize() const {
+  check(cudaEventSynchronize(static_cast<cudaEvent_t>(handle)), "waiting for an event");
+}
 
 double Event::seconds_since(const Event& start) const {
   float milliseconds = 0;
@@ -160,11 +164,13 @@ void copy(void* destination, const void* source, size_t bytes, uintptr_t stream)
 
 }  // namespace cuda
 
-// The CUDA module's answer to choose() (core/variant.h): the targets are GPU generations and the GPU is the current one.
+// The CUDA module's answer to choose() (core/variant.h): the targets are GPU generations and the GPU is the current
+// one.
 const char* target_refusal(const char* target) {
   int ordinal = 0, major = 0;
   cuda::check(cudaGetDevice(&ordinal), "asking for the current GPU");
-  cuda::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal), "reading the compute capability");
+  cuda::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal),
+              "reading the compute capability");
   const std::string name = target;
   if (name == "sm90") return major == 9 ? nullptr : "the GPU is not of compute capability 9.0 (Hopper)";
   if (name == "sm80") return major >= 8 ? nullptr : "the GPU's compute capability is below 8.0 (Ampere)";

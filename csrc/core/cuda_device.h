@@ -57,8 +57,8 @@ class Event {
 
 void synchronize(uintptr_t stream);
 
-void* allocate(size_t bytes);    // on the current device
-void release(void* data) noexcept;  // of any device
+void* allocate(size_t bytes);                                                      // on the current device
+void release(void* data) noexcept;                                                 // of any device
 void copy(void* destination, const void* source, size_t bytes, uintptr_t stream);  // in stream order, any direction
 
 }  // namespace pyhpc::cuda

@@ -1,11 +1,11 @@
 // Runs CUDA kernels on the CPU, for tests: every thread of a block is a fiber, blocks run one after another.
 //
-// A warp runs until all its threads wait at a barrier, so a missing barrier makes it read what others have not written yet,
-// or overwrite what they still need: the result is wrong, as it could be on a GPU. A barrier that some threads never reach
-// is an error. `reverse_order` starts with
-// the last thread, which uncovers the dependences that the first order hides. Shared memory is filled with NaN before
-// each block. Warp-wide operations compute all 32 lanes at once from the definitions in the PTX manual, element by element,
-// independently of the register maps that the kernels use (core/cuda_mma.h).
+// A warp runs until all its threads wait at a barrier, so a missing barrier makes it read what others have not written
+// yet, or overwrite what they still need: the result is wrong, as it could be on a GPU. A barrier that some threads
+// never reach is an error. `reverse_order` starts with the last thread, which uncovers the dependences that the first
+// order hides. Dynamic shared memory is filled with NaN before each block. Warp-wide operations compute all 32 lanes at
+// once from the definitions in the PTX manual, element by element, independently of the register maps that the kernels
+// use (core/cuda_mma.h).
 #pragma once
 #include <math.h>
 #include <setjmp.h>
@@ -85,8 +85,8 @@ inline void synchronize_block() {
   arrive(block_barrier, static_cast<int>(block_size.x), [] {});
 }
 
-// compute(in, out) sees the arguments of all lanes and gives each its result. A lane of the next operation cannot overwrite
-// `out` early: that operation computes only when every lane has arrived, so has taken its result.
+// compute(in, out) sees the arguments of all lanes and gives each its result. A lane of the next operation cannot
+// overwrite `out` early: that operation computes only when every lane has arrived, so has taken its result.
 template <class Out, class In, class Compute>
 Out warp_operation(const In& argument, Compute compute) {
   static_assert(sizeof(In) <= 64 && sizeof(Out) <= 64, "a lane has 64 bytes each way");
@@ -188,11 +188,14 @@ inline void from_float(float value, Float16& result) {
   const float size = fabsf(value);
   int exponent = 0;
   frexpf(size, &exponent);
-  const int unit = size == 0 || exponent < -13 ? -24 : exponent - 11;  // the last fraction bit's weight, as a power of two
+  const int unit =
+      size == 0 || exponent < -13 ? -24 : exponent - 11;  // the last fraction bit's weight, as a power of two
   // The units run on into the exponent: 2048 of them are 1024 of the next.
   int magnitude = 0x7c00;
-  if (value != value) magnitude = 0x7fff;
-  else if (size < 65520) magnitude = static_cast<int>(nearbyintf(ldexpf(size, -unit))) + (unit + 24) * 1024;
+  if (value != value)
+    magnitude = 0x7fff;
+  else if (size < 65520)
+    magnitude = static_cast<int>(nearbyintf(ldexpf(size, -unit))) + (unit + 24) * 1024;
   result.bits = static_cast<uint16_t>(magnitude | (signbit(value) && value == value ? 0x8000 : 0));
 }
 
@@ -214,14 +217,16 @@ inline unsigned char* shared_memory() { return emulation::shared_bytes; }
 template <class... Parameters>
 int launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes, uintptr_t,
            Parameters... arguments) {
-  if (blocks > 0x7fffffff || blocks < 1 || threads % emulation::lanes || shared_bytes > emulation::shared_limit) return 1;
+  if (blocks > 0x7fffffff || blocks < 1 || threads % emulation::lanes || shared_bytes > emulation::shared_limit)
+    return 1;
   auto call = [&] { kernel(arguments...); };
   emulation::body = [](void* context) { (*static_cast<decltype(call)*>(context))(); };
   emulation::body_arguments = &call;
   emulation::grid_size.x = static_cast<unsigned>(blocks);
   emulation::block_size.x = static_cast<unsigned>(threads);
   bool finished = true;
-  for (int64_t block = 0; finished && block < blocks; ++block) finished = emulation::run_block(static_cast<unsigned>(block));
+  for (int64_t block = 0; finished && block < blocks; ++block)
+    finished = emulation::run_block(static_cast<unsigned>(block));
   emulation::body_arguments = nullptr;
   return finished ? 0 : 2;
 }

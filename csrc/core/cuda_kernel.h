@@ -1,6 +1,6 @@
 // What a CUDA target file is written in: thread indices, shared memory, warp exchanges, 16-bit types, launch().
-// nvcc gets the instructions themselves. A plain C++ compiler gets core/cuda_emulation.h, which runs the same source thread
-// by thread on the CPU: that is how the kernels are tested where there is no GPU.
+// nvcc gets the instructions themselves. A plain C++ compiler gets core/cuda_emulation.h, which runs the same source
+// thread by thread on the CPU: that is how the kernels are tested where there is no GPU.
 #pragma once
 #include <math.h>
 #include <stddef.h>
@@ -87,6 +87,8 @@ __device__ inline uint32_t packed(T first, T second) {
   return first.bits | static_cast<uint32_t>(second.bits) << 16;
 }
 
-__host__ __device__ inline int64_t blocks_for(int64_t count, int64_t per_block) { return (count + per_block - 1) / per_block; }
+__host__ __device__ inline int64_t blocks_for(int64_t count, int64_t per_block) {
+  return (count + per_block - 1) / per_block;
+}
 
 }  // namespace pyhpc::cuda

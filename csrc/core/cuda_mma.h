@@ -1,7 +1,7 @@
 // The tensor-core operation of sm_80 and its register maps (PTX manual, "Matrix fragments for mma.m16n8k16"):
 //   d[16][8] = a[16][16] b[16][8] + c[16][8], 16-bit a and b, float c and d, one warp.
-// Lane l holds in register i of a, b, c the elements whose first index and column are given below; 32-bit registers of a
-// and b hold two elements that follow each other along k.
+// Lane l holds in register i of a, b, c the elements whose first index and column are given below; 32-bit registers of
+// a and b hold two elements that follow each other along k.
 #pragma once
 #include "core/cuda_kernel.h"
 
@@ -22,9 +22,10 @@ __host__ __device__ constexpr int c_column(int lane, int i) { return pair(lane) 
 
 #if defined(__CUDACC__)
 
-#define PYHPC_MMA(type)                                                                                               \
-  asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                                                \
+#define PYHPC_MMA(type)                                            \
+  asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type       \
+      ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])             \
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
 
 __device__ __forceinline__ void multiply_add(Bfloat16, float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

@@ -5,8 +5,8 @@
 
 #include "core/threads.h"
 #include "core/variant.h"
+#include "memory/check.h"
 #include "memory/latency.h"
-#include "memory/memory.h"
 
 namespace pyhpc::memory {
 #define PYHPC_VARIANT(target) extern const Variant target;
@@ -21,14 +21,6 @@ const Variant* const all_variants[] = {
 #undef PYHPC_VARIANT
 };
 
-Operation operation_of(const std::string& name) {
-  if (name == "read") return Operation::read;
-  if (name == "copy") return Operation::copy;
-  if (name == "triad") return Operation::triad;
-  if (name == "fill") return Operation::fill;
-  throw Error(ErrorKind::invalid, "op is '" + name + "'; memory knows read, copy, triad and fill");
-}
-
 // Views `object` if the operation uses it, else demands None.
 void take(const py::object& object, const char* argument, bool used, bool written, Borrowed& out) {
   const std::string who = argument;
@@ -37,13 +29,6 @@ void take(const py::object& object, const char* argument, bool used, bool writte
   require(out.device == Array::cpu && out.dtype == DType::float64, who + " must be float64 in main memory");
   require(out.ndim == 1 && (out.shape[0] < 2 || out.strides[0] == 1), who + " must be one-dimensional and contiguous");
   require(!written || out.writable, who + " is read-only");
-}
-
-void require_apart(const Array& input, const char* argument, const Array& c) {
-  const auto *first = static_cast<const double*>(input.data), *other = static_cast<const double*>(c.data);
-  require(input.size() == c.size(), std::string(argument) + " has " + std::to_string(input.size()) +
-                                        " elements, c has " + std::to_string(c.size()));
-  require(first + input.size() <= other || other + c.size() <= first, std::string(argument) + " and c overlap");
 }
 
 double run(const std::string& op, const py::object& a, const py::object& b, const py::object& c, int64_t repeats,

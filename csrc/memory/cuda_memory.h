@@ -1,5 +1,5 @@
-// The contract of the CUDA memory targets: the operations of memory.h on device memory. read writes partial sums, one block
-// each, instead of returning their total: nothing waits for the GPU.
+// The contract of the CUDA memory targets: the operations of memory.h on device memory. read writes partial sums, one
+// block each, instead of returning their total: nothing waits for the GPU.
 #pragma once
 #include "core/cuda_variant.h"
 #include "memory/memory.h"

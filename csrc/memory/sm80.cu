@@ -1,6 +1,6 @@
 // Memory traffic for every GPU since Ampere: read, copy, triad and fill of memory.h.
-// Neighbouring threads take neighbouring elements, and each thread has several accesses under way, which is what it takes to
-// fill the memory's latency. The partial sums of read are added in a fixed order: the same bits every time.
+// Neighbouring threads take neighbouring elements, and each thread has several accesses under way, which is what it
+// takes to fill the memory's latency. The partial sums of read are added in a fixed order: the same bits every time.
 #include "core/cuda_kernel.h"
 #include "memory/cuda_memory.h"
 

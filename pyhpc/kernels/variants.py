@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pyhpc.device import status
 from pyhpc.kernels.arrays import describe
 from pyhpc.kernels.kernel import Variant
 from pyhpc.native import cpu, cuda_variants
@@ -34,6 +35,6 @@ def cuda_native_variants(kernel: str, run: Callable[..., None]) -> tuple[Variant
             result = describe(out, "out")
             run(problem, arrays, out, result.library.stream(result), name)
 
-        return Variant(name, "cuda", lambda problem: refusal or None, run_target)
+        return Variant(name, "cuda", lambda problem: refusal or None, run_target, status(kernel, name))
 
     return tuple(variant(name, refusal) for name, refusal in cuda_variants(kernel))

@@ -1,5 +1,5 @@
-// The CUDA target files as a plain C library that runs them on the CPU (core/cuda_emulation.h), for test_cuda_emulation.py.
-// Each function returns "" or the sentence of the error.
+// The CUDA target files as a plain C library that runs them on the CPU (core/cuda_emulation.h), for
+// test_cuda_emulation.py. Each function returns "" or the sentence of the error.
 #include <string>
 
 #include "allreduce/sm80.cu"
@@ -35,7 +35,8 @@ const char* matmul(const Array* a, const Array* b, const Array* out, bool accumu
   return guarded([&] { return pyhpc::matmul::sm80.run(pyhpc::matmul::problem_of(*a, *b, *out, accumulate), 0); });
 }
 
-const char* attention(const Array* q, const Array* k, const Array* v, const Array* out, const Array* lse, bool causal, int window) {
+const char* attention(const Array* q, const Array* k, const Array* v, const Array* out, const Array* lse, bool causal,
+                      int window) {
   return guarded([&] {
     const pyhpc::attention::Options options = {causal, window, 0};
     return pyhpc::attention::sm80.run(pyhpc::attention::problem_of(*q, *k, *v, *out, lse, options), 0);
@@ -45,7 +46,7 @@ const char* attention(const Array* q, const Array* k, const Array* v, const Arra
 const char* reduce(const Array* a, const Array* b, const Array* out, int operation) {
   using namespace pyhpc::allreduce;
   return guarded([&] {
-    return sm80.run({a->dtype, static_cast<CudaOperation>(operation), a->data, b->data, out->data, out->size()}, 0);
+    return sm80.run({a->dtype, static_cast<Operation>(operation), a->data, b->data, out->data, out->size()}, 0);
   });
 }
 
@@ -53,7 +54,8 @@ const char* memory(int operation, const Array* a, const Array* b, const Array* c
   using namespace pyhpc::memory;
   return guarded([&] {
     const auto from = static_cast<const double*>(a->data), second = static_cast<const double*>(b->data);
-    return sm80.run({static_cast<Operation>(operation), from, second, static_cast<double*>(c->data), a->size(), c->size()}, 0);
+    return sm80.run(
+        {static_cast<Operation>(operation), from, second, static_cast<double*>(c->data), a->size(), c->size()}, 0);
   });
 }
 

@@ -14,8 +14,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = {  # in the order of DType, core/array.h
-    name: BFLOAT16 if name == "bfloat16" else np.dtype(name)
-    for name in "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint64 uint32 uint16 uint8".split()
+    "float64": np.dtype(np.float64),
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": BFLOAT16,
+    **{f"int{bits}": np.dtype(f"int{bits}") for bits in (64, 32, 16, 8)},
+    **{f"uint{bits}": np.dtype(f"uint{bits}") for bits in (64, 32, 16, 8)},
 }
 PRODUCTS = {"float64": "float64", "float32": "float32", "bfloat16": "float32", "float16": "float32", "int8": "int32"}
 UNITS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -44,13 +48,13 @@ def view(array: np.ndarray) -> Array:
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory):
-    """call(function, *arguments): runs a kernel with the threads taking turns from first to last and from last to first,
-    which must give the same bits, and raises ValueError with its sentence."""
+    """call(function, *arguments): runs a kernel with its threads in order and in reverse order, which must give the
+    same bits, and raises ValueError with its sentence."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("the CUDA kernels are emulated by g++, which is not on PATH")
     path = tmp_path_factory.mktemp("cuda") / "cuda_emulation.so"
-    options = "-x c++ -std=c++17 -O1 -fPIC -shared -fno-strict-aliasing -U_FORTIFY_SOURCE".split()
+    options = ["-x", "c++", "-std=c++17", "-O1", "-fPIC", "-shared", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE"]
     source = str(ROOT / "tests/native/cuda_emulation.cpp")
     subprocess.run([compiler, *options, f"-I{ROOT / 'csrc'}", source, "-o", str(path)], check=True)
     library = ctypes.CDLL(str(path))
@@ -211,7 +215,7 @@ def test_hidden_values_do_not_reach_the_result_and_visible_ones_do(emulated, dty
 
 # ---- local reduction, memory ----
 
-REDUCTIONS = [np.add, np.multiply, np.minimum, np.maximum]  # in the order of CudaOperation
+REDUCTIONS = [np.add, np.multiply, np.minimum, np.maximum]  # in the order of Operation, reduce.h
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -254,10 +258,14 @@ def test_emulated_rounding_to_16_bits_is_to_nearest_even(emulated, dtype):
     every = np.arange(65536, dtype=np.uint16).view(DTYPES[dtype]).astype(np.float32)
     every = every[np.isfinite(every)]
     middles = every[:-1] / 2 + every[1:] / 2  # ties, where neighbours are neighbours
-    values = np.concatenate([every, middles, random(20000, "float32"), np.float32([65519, 65520, 1e30, np.inf, -np.inf])])
+    values = np.concatenate(
+        [every, middles, random(20000, "float32"), np.float32([65519, 65520, 1e30, np.inf, -np.inf])]
+    )
     stored, back = np.empty(len(values), np.uint16), np.empty_like(values)
     pointers = (ctypes.c_void_p(x.ctypes.data) for x in (stored, back))
-    emulated.library.round_to_16_bits(ctypes.c_void_p(values.ctypes.data), ctypes.c_int64(len(values)), dtype == "bfloat16", *pointers)
+    emulated.library.round_to_16_bits(
+        ctypes.c_void_p(values.ctypes.data), ctypes.c_int64(len(values)), dtype == "bfloat16", *pointers
+    )
     with np.errstate(over="ignore"):
         expected = values.astype(DTYPES[dtype])
     np.testing.assert_array_equal(stored, expected.view(np.uint16))

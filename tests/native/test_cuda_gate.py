@@ -1,0 +1,71 @@
+""".ci/cuda-gate fails on what ptxas says of a bad kernel."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+
+import pytest
+
+PATH = Path(__file__).parents[2] / ".ci/cuda-gate"
+GOOD = """ptxas info    : Compiling entry function '_Z4goodv' for 'sm_80'
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 80 registers, used 1 barriers, 8320 bytes smem, 656 bytes cmem[0]
+"""
+SPILLS = GOOD.replace("0 bytes spill stores", "8 bytes spill stores")
+FRAME = GOOD.replace("0 bytes stack frame", "16 bytes stack frame")
+SERIALISED = GOOD + "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized\n"
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    if not PATH.exists():
+        pytest.skip(".ci is not part of this source tree")
+    loader = SourceFileLoader("cuda_gate", str(PATH))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("cuda_gate", loader))
+    monkeypatch.setitem(sys.modules, "cuda_gate", module)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    loader.exec_module(module)
+    return module
+
+
+def read(gate, text):
+    result = gate.Object(Path("sm80.cu"), "sm_80")
+    gate.read_messages(text, result)
+    return result
+
+
+def test_a_good_kernel_has_its_figures_and_no_fault(gate):
+    result = read(gate, GOOD)
+    assert result.faults == []
+    assert result.kernels == [gate.Kernel("_Z4goodv", stack=0, spills=0, registers=80, shared=8320)]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [(SPILLS, "spills 8 bytes"), (FRAME, "stack frame of 16"), (SERIALISED, "C7510"), ("", "no kernel")],
+)
+def test_a_bad_kernel_is_a_fault(gate, text, fault):
+    (found,) = read(gate, text).faults
+    assert fault in found
+
+
+def test_without_nvcc_the_gate_says_that_nothing_was_checked(gate, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert gate.main() == 0
+    assert "skipped, because nvcc is not on PATH" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
+def test_a_kernel_whose_array_leaves_the_registers_is_found_by_compiling(gate, tmp_path, monkeypatch):
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    source = folder / "sm80.cu"
+    source.write_text(
+        "__global__ void k(int* p) { int a[64]; for (int i = 0; i < 64; ++i) a[i] = p[i]; p[0] = a[p[1] % 64]; }"
+    )
+    found = gate.compile_one(source, "sm_80", None)
+    assert [fault for fault in found.faults if "stack frame of 256 bytes" in fault]
