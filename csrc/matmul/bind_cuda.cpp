@@ -23,8 +23,8 @@ void run(py::object a_object, py::object b_object, py::object out_object, bool a
   borrow(a_object, "a", a);
   borrow(b_object, "b", b);
   borrow(out_object, "out", out);
-  const int device = cuda::common_device({{"a", &a}, {"b", &b}, {"out", &out}});
   const Problem problem = problem_of(a, b, out, accumulate);
+  const int device = cuda::common_device({{"a", &a}, {"b", &b}, {"out", &out}});
   if (device < 0) return;
   const cuda::DeviceGuard guard(device);
   const auto& chosen = choose(variants, variant, cuda::variant_environment);

@@ -64,8 +64,7 @@ def test_a_kernel_whose_array_leaves_the_registers_is_found_by_compiling(gate, t
     folder = tmp_path / "memory"
     folder.mkdir()
     source = folder / "sm80.cu"
-    source.write_text(
-        "__global__ void k(int* p) { int a[64]; for (int i = 0; i < 64; ++i) a[i] = p[i]; p[0] = a[p[1] % 64]; }"
-    )
+    body = "int a[64] = {}; for (int i = 0; i < p[0]; ++i) a[p[i] & 63] += i; p[0] = a[p[1] & 63];"
+    source.write_text(f"__global__ void kernel(int* p) {{ {body} }}")
     found = gate.compile_one(source, "sm_80", None)
     assert [fault for fault in found.faults if "stack frame of 256 bytes" in fault]
