@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from pyhpc import matmul
 from pyhpc.errors import InvalidArgument, Unsupported
 from pyhpc.kernels.arrays import HOST, NUMBA, NUMPY, OTHER, TORCH, describe, host_view, same_home, with_axis
 
@@ -80,8 +81,10 @@ def test_a_tensor_that_requires_grad_is_refused_except_where_gradients_are_off()
     tensor = torch.zeros(2, requires_grad=True)
     with pytest.raises(InvalidArgument, match=r"give q\.detach\(\), or call under torch\.no_grad\(\)"):
         describe(tensor, "q")
-    with torch.no_grad():
-        assert describe(tensor, "q").array is not None
+    parameter = torch.ones(2, 2, dtype=torch.bfloat16, requires_grad=True)
+    with torch.no_grad():  # as in inference with a model's parameters
+        assert not describe(parameter, "q").array.requires_grad
+        assert matmul(parameter, parameter).tolist() == [[2, 2], [2, 2]]
 
 
 def test_another_librarys_array_is_read_through_dlpack():
