@@ -64,7 +64,8 @@ class Limit(Record):
     """What one metric of a step must reach, and who says so.
 
     With `of = "ceiling"` the numbers are fractions of the physical limit measured in the same run (the case's ceiling
-    for this metric) and `unit` is "fraction"; otherwise they are in `unit` ("GFLOP/s", "TFLOP/s", "GB/s", "us", ...).
+    for this metric: `at_least` of its median, `at_most` of its fastest sample) and `unit` is "fraction"; otherwise they
+    are in `unit` ("GFLOP/s", "TFLOP/s", "GB/s", "us", ...).
     `at_most` on a rate is the plausibility bound: above it the result is not believed.
     """
 

@@ -6,10 +6,15 @@ Each planned case owes one record per attempt from each subject (each rank, or a
     one verdict on each limit: pass if the whole confidence interval of the statistic satisfies it, fail if the whole
     interval violates it, else inconclusive, which asks the run stage for more samples.
 
-What is missing, skipped, empty, unverified or impossibly good never passes, and no limit carries slack. A rate that is
-limited relative to a measured ceiling is divided by the ceiling's interval, each at half the risk (Bonferroni). The
-ceiling pools all subjects: a slow node must not be measured by its own slow ceiling. Attempts are pooled; exact copies
-of a record count once (a resumed run may hold two), different records of one attempt are an error.
+What is missing, skipped, empty, unverified or impossibly good never passes, and no limit carries slack.
+
+A rate limited relative to a measured ceiling is compared with it twice. `at_least`: the ratio to the ceiling's median,
+each interval at half the risk (Bonferroni). `at_most`: the ratio to its fastest sample, because interference only slows,
+so the fastest is the best witness of what is possible; a rate without a bound of its own may not exceed it either. The
+ceiling pools all subjects: a slow node must not be measured by its own slow ceiling.
+
+Attempts are pooled; exact copies of a record count once (a resumed run may hold two), different records of one attempt
+are an error.
 """
 
 from __future__ import annotations
@@ -106,17 +111,18 @@ def _verdicts_on_limit(
     """The verdict on one limit for each subject."""
     key = case.ceilings.get(limit.metric)
     above = [value for record in ceilings.get(key or "", []) for value in _ceiling_values(record)]
-    pooled = {rank: _pool(owed.get(rank, []), limit.metric, case) for rank in findings}
+    sound = {rank for rank, finding in findings.items() if finding.outcome in ("pass", "inconclusive")}
+    pooled = {rank: _pool(owed[rank], limit.metric, case) for rank in sound}
     found = []
     for rank, finding in findings.items():
-        if finding.outcome not in ("pass", "inconclusive"):
+        if rank not in sound:
             outcome: Outcome = "skip" if finding.outcome == "skip" else "error"
             said = _Said(outcome, f"{limit.metric} is not judged: {finding.reason}")
         else:
             who = str(owed[rank][0].subject) if rank >= 0 else f"all {step.ranks} ranks"
             said = _compare(f"{who}, {case.name}", pooled[rank], above, key, limit)
             if said.outcome == "fail" and rank >= 0:
-                peers = [median(pooled[other]) for other in findings if other != rank and pooled[other]]
+                peers = [median(pooled[other]) for other in sound if other != rank and pooled[other]]
                 said = said.beside(median(pooled[rank]), peers)
         found.append(said.verdict(step, case, limit, owed.get(rank, [])))
     return found
@@ -175,19 +181,21 @@ def _compare(what: str, values: list[float], above: list[float], key: str | None
         return _Said("error", f"{what}: the record has no {limit.metric}")
     if limit.of == "ceiling" and not above:
         return _Said("error", f"{what}: its ceiling {key or limit.metric} was not measured soundly")
-    relative = ratio(values, above, limit.statistic, limit.confidence) if above else None
-    if limit.of == "ceiling" and relative is not None:
-        found = relative
+    own = interval(values, limit.statistic, limit.confidence)
+    if limit.of == "ceiling":
+        found = ratio(values, above, limit.statistic, limit.confidence)
     else:
-        found = _in_unit(interval(values, limit.statistic, limit.confidence), METRIC_UNITS[limit.metric][limit.unit])
+        found = _divided(own, METRIC_UNITS[limit.metric][limit.unit])
         useless = _useless(limit, above)
         if useless:
             return _Said("error", f"{what}: {useless}", found)
     told = f"{what}: {_told(found, limit)}"
-    doubts = _doubts(limit, found, relative, key)
+    of_fastest = _divided(own, max(above)) if above else None
+    doubts = _doubts(limit, found, of_fastest, key)
     if doubts:
-        return _Said("fail", f"{told}, {doubts}", found)
-    checks = [_at_least(found, limit.at_least), _at_most(found, limit.at_most)]
+        return _Said("fail", f"{told}, which is impossibly good: {doubts}", found)
+    upper = of_fastest if limit.of and of_fastest else found
+    checks = [_at_least(found, limit.at_least), _at_most(upper, limit.at_most)]
     wanted = " and ".join(
         f"{name} {bound:g}" for name, bound in (("at least", limit.at_least), ("at most", limit.at_most)) if bound
     )
@@ -199,20 +207,18 @@ def _compare(what: str, values: list[float], above: list[float], key: str | None
     return _Said("pass", f"{told}, as demanded: {wanted} {unit}", found)
 
 
-def _doubts(limit: Limit, found: Interval, relative: Interval | None, key: str | None) -> str | None:
-    """Why a result is too good to be believed, or None.
-
-    The bound is the limit's own; a rate without one may exceed its measured ceiling by no more than both are uncertain.
-    """
-    unit = "of its ceiling" if limit.of else limit.unit
+def _doubts(limit: Limit, found: Interval, of_fastest: Interval | None, key: str | None) -> str | None:
+    """Why a result is too good to be believed, or None; `of_fastest` is it in units of its ceiling's fastest sample."""
     if limit.metric in LOWER_IS_BETTER:
         if _at_least(found, limit.at_least) == "fail":
-            return f"which is impossibly good: nothing can be faster than {limit.at_least:g} {unit}"
-    elif limit.at_most is not None:
+            return f"nothing can be faster than {limit.at_least:g} {limit.unit}"
+    elif limit.at_most is not None and limit.of is None:
         if _at_most(found, limit.at_most) == "fail":
-            return f"which is impossibly good: above {limit.at_most:g} {unit} it is not believed"
-    elif relative is not None and _at_most(relative, 1.0) == "fail":
-        return f"which is impossibly good: {relative.value:.2f} times the measured ceiling {key}"
+            return f"above {limit.at_most:g} {limit.unit} it is not believed"
+    elif of_fastest is not None:
+        bound = limit.at_most or 1.0
+        if _at_most(of_fastest, bound) == "fail":
+            return f"{of_fastest.value:.3g} times the fastest sample of its ceiling {key}, above {bound:g}"
     return None
 
 
@@ -241,7 +247,7 @@ def _at_most(found: Interval, bound: float | None) -> Outcome:
     return "fail" if found.low is not None and found.low > bound else "inconclusive"
 
 
-def _in_unit(found: Interval, factor: float) -> Interval:
+def _divided(found: Interval, factor: float) -> Interval:
     scaled = {
         side: None if value is None else value / factor
         for side, value in (("value", found.value), ("low", found.low), ("high", found.high))

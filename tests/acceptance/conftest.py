@@ -109,7 +109,7 @@ def record(step, rank, seconds, attempt=1):
         subject=Subject(rank=max(rank, 0), host=f"n{max(rank, 0)}", pid=100 + rank),
         attempt=attempt,
         ranks=len(members),
-        seconds={member: seconds for member in members},
+        seconds=dict.fromkeys(members, seconds),
         metrics=metrics,
         flops=case.flops,
         bytes=case.bytes,

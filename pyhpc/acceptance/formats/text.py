@@ -29,14 +29,15 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
     """outcome, case, subject, statistic, value with interval, bounds, unit, samples."""
     limit = verdict.limit
     outcome = verdict.outcome + ("" if verdict.required else " (optional)")
+    name = f"{verdict.step}: {verdict.case}"
     who = "" if verdict.subject is None else f"{verdict.subject.host}:{verdict.subject.rank}"
     if limit is None or verdict.value is None:
-        return (outcome, verdict.case, who, "correct" if limit is None else limit.metric, "", _bounds(verdict), "", "")
+        return (outcome, name, who, "correct" if limit is None else limit.metric, "", _bounds(verdict), "", "")
     value = f"{_number(verdict.value)} [{_number(verdict.low)}, {_number(verdict.high)}]"
     unit = "of ceiling" if limit.of else limit.unit
     return (
         outcome,
-        verdict.case,
+        name,
         who,
         f"{limit.statistic} {limit.metric}",
         value,
@@ -50,9 +51,8 @@ _HEADER = ("outcome", "case", "host:rank", "what", "value [interval]", "limit", 
 
 
 def _table(verdicts: list[Verdict]) -> list[str]:
-    """Aligned columns. A correctness verdict that passes is said by the limits of its case, where there are any."""
-    limited = {(verdict.step, verdict.case) for verdict in verdicts if verdict.limit is not None}
-    shown = [v for v in verdicts if v.limit or v.outcome != "pass" or (v.step, v.case) not in limited]
+    """Aligned columns: every limit, and every case that is not complete and right."""
+    shown = [verdict for verdict in verdicts if verdict.limit or verdict.outcome != "pass"]
     rows = [_HEADER, *(_row(verdict) for verdict in shown[: 10 * _MANY])]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
