@@ -139,11 +139,8 @@ class _Planner:
         if self.world is not None and per_node * self.nodes > self.world:
             return per_node, f"it wants {per_node * self.nodes} ranks and was started with {self.world}", ()
         if collective and per_node * self.nodes < 2:
-            return (
-                per_node,
-                "it needs at least two ranks, and one core on one node offers one (--ranks 2 forces it)",
-                (),
-            )
+            more = "--ranks 2 puts two on one core" if config.ranks_per_node == "cores" else "start it on more nodes"
+            return per_node, f"it needs at least two ranks and here is one: {more}", ()
         return per_node, None, ()
 
     def cases(self, step: StepConfig, written: CaseConfig, ranks: int, threads: int) -> list[Case]:

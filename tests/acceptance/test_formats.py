@@ -1,0 +1,80 @@
+"""What each format shows of an accepted, a rejected and an incomplete run."""
+
+from __future__ import annotations
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+
+from pyhpc.acceptance.formats.format import file_name, format_of, formats
+from pyhpc.acceptance.judge import judge
+from pyhpc.acceptance.report import make_report
+
+
+@pytest.fixture
+def report(plan, make):
+    def report(records=None, **medians):
+        found = make.records(plan, **medians) if records is None else records
+        return make_report(plan, found, judge(plan, found), "runs/a", "pyhpc accept synthetic.toml")
+
+    return report
+
+
+def test_the_folder_is_the_list_of_formats():
+    assert set(formats()) >= {"html", "json", "junit", "text"}
+    assert file_name("junit") == "junit.xml"
+    assert file_name("text") == "report.txt"
+
+
+def test_text_says_failures_first_and_the_answer_last(report):
+    text = format_of("text")(report(matmul=3e-3))
+    lines = text.splitlines()
+    assert lines[2] == "Fails:"
+    assert "rank 0 on n0" in lines[3]
+    assert any(line.startswith("REJECTED: ") for line in lines[-3:])
+    assert "pyhpc accept synthetic.toml" in text
+
+
+def test_text_of_an_accepted_run_has_a_row_for_each_limit_and_no_complaint(report):
+    text = format_of("text")(report())
+    assert "Fails:" not in text
+    assert "Could not be judged:" not in text
+    assert sum(line.startswith("pass ") for line in text.splitlines()) == 5
+    assert "ACCEPTED: all 10 required verdicts pass" in text
+
+
+def test_json_has_a_schema_version_and_the_raw_samples(report):
+    found = json.loads(format_of("json")(report()))
+    assert found["schema_version"] == 1
+    assert found["answer"] == "ACCEPTED"
+    assert len(found["measurements"][0]["seconds"]["0"]) == 20
+
+
+@pytest.mark.parametrize(("medians", "failures", "kind"), [({}, 0, None), ({"matmul": 3e-3}, 5, "failure")])
+def test_junit_has_one_test_case_a_verdict_and_one_for_the_answer(report, medians, failures, kind):
+    made = report(**medians)
+    root = ElementTree.fromstring(format_of("junit")(made))
+    assert root.get("tests") == str(len(made.verdicts) + 1)
+    assert root.get("failures") == str(failures)
+    answer = root.find("testsuite[@name='answer']/testcase")
+    assert ([child.tag for child in answer] or [None]) == [kind]
+
+
+def test_junit_tells_measured_limit_unit_and_source(report):
+    root = ElementTree.fromstring(format_of("junit")(report(matmul=3e-3)))
+    failure = root.find(".//testsuite[@name='matmul']/testcase/failure")
+    assert "at least 0.5" in failure.get("message")
+    assert "contract, annex 2" in failure.text
+
+
+def test_junit_never_turns_what_is_missing_into_a_pass(report):
+    root = ElementTree.fromstring(format_of("junit")(report(records=[])))
+    assert all(len(case) == 1 for case in root.iter("testcase"))
+    assert root.get("errors") == root.get("tests")
+
+
+def test_junit_holds_what_xml_cannot(report, plan, records):
+    broken = [m.model_copy(update={"error": "bell \x07 & <tag>"}) for m in records]
+    root = ElementTree.fromstring(format_of("junit")(report(records=broken)))
+    assert "bell ? & <tag>" in next(root.iter("error")).get("message")
