@@ -33,9 +33,9 @@ def _cpu_kernel() -> Callable[..., None]:
                 out[top:bottom, left:right] = 0.0
                 for p in range(k):
                     for i in range(top, bottom):
-                        x = a[i, p]
-                        for j in range(left, right):
-                            out[i, j] += x * b[p, j]
+                        x, sums, factors = a[i, p], out[i, left:right], b[p, left:right]
+                        for j in range(right - left):  # contiguous pieces from 0: vectorised
+                            sums[j] += x * factors[j]
 
     function: Callable[..., None] = multiply
     return function
