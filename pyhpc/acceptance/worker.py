@@ -24,6 +24,7 @@ from pyhpc.acceptance.workloads.workload import Context, Workload, workload
 from pyhpc.errors import MeasurementError, PyhpcError
 from pyhpc.measure.measurement import Measurement, Record, Subject
 
+PHASES = ("preparing", "verifying", "sampling")  # of a case, in order
 FINISHED, FAILED = "finished", "failed"  # the last phases of a rank
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pyhpc.acceptance import records
 from pyhpc.acceptance.plan import Step
-from pyhpc.acceptance.worker import FAILED, FINISHED, Job
+from pyhpc.acceptance.worker import FAILED, FINISHED, PHASES, Job
 from pyhpc.errors import ConfigError
 from pyhpc.measure.measurement import Measurement, Subject
 
@@ -43,8 +43,8 @@ _CULPRITS = (
 )
 
 
-def _culprits(output: str, unfinished: dict[int, dict[str, object]]) -> list[int]:
-    """The ranks that failed by their own word, else those the MPI launcher blames, else all that had not finished."""
+def _culprits(step: Step, output: str, unfinished: dict[int, dict[str, object]]) -> list[int]:
+    """The ranks that failed by their own word, else those the MPI launcher blames, else those furthest behind."""
     failed = [rank for rank, state in unfinished.items() if state.get("phase") == FAILED]
     if failed:
         return failed
@@ -54,7 +54,17 @@ def _culprits(output: str, unfinished: dict[int, dict[str, object]]) -> list[int
         for rank, state in unfinished.items():
             if found.get("rank") == str(rank) or (found.get("pid") and found["pid"] == str(state.get("pid"))):
                 blamed.add(rank)
-    return sorted(blamed) or sorted(unfinished)
+    if blamed:
+        return sorted(blamed)
+    # The others wait for the slowest: in a collective, or for the end of the step.
+    order = [case.name for case in step.cases]
+    reached = {
+        rank: (order.index(str(state["case"])), PHASES.index(str(state["phase"])))
+        if state.get("case") in order
+        else (-1, 0)
+        for rank, state in unfinished.items()
+    }
+    return sorted(rank for rank, progress in reached.items() if progress == min(reached.values()))
 
 
 def _sentence(step: Step, rank: int, state: dict[str, object], how: str) -> str:
@@ -74,7 +84,7 @@ def error_records(job: Job, how: str, output: str, done: list[Measurement]) -> l
     unfinished = {rank: said.get(rank, {}) for rank in range(step.ranks) if said.get(rank, {}).get("phase") != FINISHED}
     last = "".join(output.strip().splitlines()[-1:])[:300]
     found: list[Measurement] = []
-    for rank in _culprits(output, unfinished):
+    for rank in _culprits(step, output, unfinished):
         state = unfinished[rank]
         sentence = _sentence(step, rank, state, how) + (f"; printed last: {last}" if last and step.ranks == 1 else "")
         measured = {m.case for m in done if step.collective or m.subject.rank == rank}
