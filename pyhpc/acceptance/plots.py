@@ -61,7 +61,8 @@ def _styled(draw: Any, report: Report) -> str:
     import matplotlib
 
     # A fixed salt and no date: the same report gives the same bytes.
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": report.plan.suite_digest or "pyhpc"}):
+    style: Any = _STYLE | {"svg.hashsalt": report.plan.suite_digest or "pyhpc"}
+    with matplotlib.rc_context(style):
         result: str = draw(report)
     return result
 

@@ -8,6 +8,7 @@ it is doing, from which the driver names a rank that died or hangs.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
@@ -106,7 +107,7 @@ def measure_step(job: Job, comm: Any | None, rank: int, ranks: int) -> list[Meas
             subject=here.subject,
             ranks=ranks if job.step.collective else 1,
             comm=comm,
-            phase=lambda phase, name=case.name: here.say(phase, name),
+            phase=functools.partial(here.say, case=case.name),
             fault=fault,
         )
         measurement = measure_case(kind, case, context)

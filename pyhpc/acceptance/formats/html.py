@@ -114,7 +114,7 @@ def render(report: Report) -> str:
         steps.append(
             {"step": step, "verdicts": verdicts, "distribution": Markup(plots.distributions(report, step.name))}
         )
-    counts = Counter(verdict.outcome for verdict in report.verdicts)
+    counts: Counter[str] = Counter(verdict.outcome for verdict in report.verdicts)
     return environment.get_template("report.html.j2").render(
         report=report,
         tone=_TONES[report.answer],
