@@ -127,11 +127,18 @@ struct Blocked {
       const int64_t i_end = smaller(i0 + my_block, my_rows.end);
       for (int64_t i = i0; i < i_end; i += rows)
         Tile::pack_a(product.a.at(i, p0), smaller(rows, i_end - i), k, a_space + (i - i0) * units);
-      for (int64_t j = my_columns.begin; j < my_columns.end; j += columns)
-        for (int64_t i = i0; i < i_end; i += rows)
-          Tile::run(smaller(rows, i_end - i), smaller(columns, my_columns.end - j), units, a_space + (i - i0) * units,
-                    b_block + j / columns * panel_words(), product.out + i * product.out_row + (j0 + j) * product.out_column,
-                    product.out_row, product.out_column, product.accumulate || p0 > 0);
+      for (int64_t j = my_columns.begin; j < my_columns.end; j += columns) {
+        const Word* panel = b_block + j / columns * panel_words();
+        const Word* ahead = j + columns < my_columns.end ? panel + panel_words() : panel;
+        const Word* const ahead_end = ahead + panel_words();
+        for (int64_t i = i0; i < i_end; i += rows) {
+          const Panels<Word> panels = {units, a_space + (i - i0) * units, panel, ahead < ahead_end ? ahead : panel};
+          Tile::run(smaller(rows, i_end - i), smaller(columns, my_columns.end - j), panels,
+                    product.out + i * product.out_row + (j0 + j) * product.out_column, product.out_row, product.out_column,
+                    product.accumulate || p0 > 0);
+          ahead += units * (64 / sizeof(Word));
+        }
+      }
     }
   }
 };

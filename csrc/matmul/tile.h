@@ -8,6 +8,14 @@
 namespace pyhpc::matmul {
 namespace {
 
+// One panel of a, one of b, and memory of the next panel of b to bring into the second-level cache meanwhile, a line for
+// each step: fetched by the first tile that needs it, it would arrive slower than that tile computes.
+template <class Word>
+struct Panels {
+  int64_t units;
+  const Word *a, *b, *ahead;
+};
+
 template <class Arithmetic, int max_rows, int vectors>
 struct Micro {
   using Word = typename Arithmetic::Word;
@@ -17,15 +25,16 @@ struct Micro {
 
   // c has `rows` rows, `row_step` apart, of `columns` neighbouring elements.
   template <int rows = max_rows>
-  static void run(int64_t wanted, int64_t units, const Word* a, const Word* b, Word* c, int64_t row_step, bool add) {
-    if (wanted == rows) return product<rows>(units, a, b, c, row_step, add);
-    if constexpr (rows > 1) run<rows - 1>(wanted, units, a, b, c, row_step, add);
+  static void run(int64_t wanted, const Panels<Word>& panels, Word* c, int64_t row_step, bool add) {
+    if (wanted == rows) return product<rows>(panels, c, row_step, add);
+    if constexpr (rows > 1) run<rows - 1>(wanted, panels, c, row_step, add);
   }
 
  private:
   template <int rows>
-  __attribute__((noinline)) static void product(int64_t units, const Word* a, const Word* b, Word* c, int64_t row_step,
-                                                bool add) {
+  __attribute__((noinline)) static void product(const Panels<Word>& panels, Word* c, int64_t row_step, bool add) {
+    const Word *a = panels.a, *b = panels.b;
+    const char* ahead = reinterpret_cast<const char*>(panels.ahead);
     V sums[rows][vectors];
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i)
@@ -35,7 +44,8 @@ struct Micro {
         sums[i][j] = Arithmetic::header ? load<V>(b + j * lanes) : V{};
       }
     b += header;
-    for (int64_t u = 0; u < units; ++u, a += max_rows, b += columns) {
+    for (int64_t u = panels.units; u > 0; --u, a += max_rows, b += columns, ahead += 64) {
+      __builtin_prefetch(ahead, 0, 2);
       V row[vectors];
 #pragma GCC unroll 8
       for (int j = 0; j < vectors; ++j) row[j] = load<V>(b + j * lanes);
@@ -85,12 +95,12 @@ struct Tile {
   }
 
   // c += or = for rows x count elements, `row_step` and `column_step` apart.
-  static void run(int64_t rows, int64_t count, int64_t units, const Word* a, const Word* b, Word* c, int64_t row_step,
-                  int64_t column_step, bool add) {
-    if (count == columns && column_step == 1) return Kernel::run(rows, units, a, b, c, row_step, add);
+  static void run(int64_t rows, int64_t count, const Panels<Word>& panels, Word* c, int64_t row_step, int64_t column_step,
+                  bool add) {
+    if (count == columns && column_step == 1) return Kernel::run(rows, panels, c, row_step, add);
     // The edge of the matrix, or scattered columns: through a full tile beside it.
     alignas(64) Word whole[max_rows * columns];
-    Kernel::run(rows, units, a, b, whole, columns, false);
+    Kernel::run(rows, panels, whole, columns, false);
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t j = 0; j < count; ++j) {
         Word& element = c[i * row_step + j * column_step];

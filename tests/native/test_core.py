@@ -52,7 +52,9 @@ def test_a_target_runs_where_the_kernel_of_the_system_reports_its_instructions(t
 def available_threads(**environment):
     program = "from pyhpc import native; print(native.cpu().available_threads())"
     clean = {key: value for key, value in os.environ.items() if not key.startswith("OMP_")}
-    done = subprocess.run([sys.executable, "-c", program], env=clean | environment, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=clean | environment, check=True, capture_output=True, text=True
+    )
     return int(done.stdout)
 
 
@@ -98,7 +100,9 @@ class Exporter:
 @pytest.mark.parametrize("versioned", [True, False])
 def test_dlpack_of_either_version_is_viewed_without_a_copy(versioned):
     out = np.zeros((2, 2), np.float32)
-    native.cpu().matmul.run(Exporter(np.eye(2, dtype=np.float32), versioned), np.full((2, 2), 5, np.float32), Exporter(out, versioned))
+    native.cpu().matmul.run(
+        Exporter(np.eye(2, dtype=np.float32), versioned), np.full((2, 2), 5, np.float32), Exporter(out, versioned)
+    )
     assert (out == 5).all()
 
 
@@ -132,14 +136,23 @@ TOOLS = [tool for tool in ("cmake", "g++", "nm") if shutil.which(tool) is None]
     [
         ("", None),
         ("inline int shared() { return 1; } int (*use)() = shared;", "defines the shared symbol"),
-        ("template <class T> struct Box { static int value; }; template <class T> int Box<T>::value = 1; namespace { int* use __attribute__((used)) = &Box<int>::value; }", "shared symbol 'Box<int>::value'"),
+        (
+            "template <class T> struct Box { static int value; }; template <class T> int Box<T>::value = 1; namespace { int* use __attribute__((used)) = &Box<int>::value; }",
+            "shared symbol 'Box<int>::value'",
+        ),
     ],
 )
 def test_the_build_refuses_a_target_object_with_shared_symbols(tmp_path, extra, complaint):
     source, compiled = tmp_path / "avx2.cpp", tmp_path / "avx2.o"
     source.write_text(f"namespace pyhpc::demo {{ extern const int avx2; const int avx2 = 1; }}\n{extra}\n")
     subprocess.run(["g++", "-std=c++17", "-c", source, "-o", compiled], check=True)
-    options = [f"-DNM={shutil.which('nm')}", f"-DOBJECTS={compiled}", "-DKERNEL=demo", "-DTARGET=avx2", f"-DSTAMP={tmp_path / 'stamp'}"]
+    options = [
+        f"-DNM={shutil.which('nm')}",
+        f"-DOBJECTS={compiled}",
+        "-DKERNEL=demo",
+        "-DTARGET=avx2",
+        f"-DSTAMP={tmp_path / 'stamp'}",
+    ]
     done = subprocess.run(["cmake", *options, "-P", CHECK], capture_output=True, text=True)
     assert (done.returncode == 0) == (complaint is None)
     assert (tmp_path / "stamp").exists() == (complaint is None)

@@ -78,7 +78,9 @@ def test_every_small_shape_is_the_product(variant, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("shape", [(97, 131, 700), (1, 301, 530), (301, 1, 530), (3, 5, 20011), (259, 33, 5), (8, 48, 64), (2, 20101, 300)])
+@pytest.mark.parametrize(
+    "shape", [(97, 131, 700), (1, 301, 530), (301, 1, 530), (3, 5, 20011), (259, 33, 5), (8, 48, 64), (2, 20101, 300)]
+)
 def test_shapes_beyond_one_tile_and_one_block_are_the_product(variant, dtype, shape):
     m, n, k = shape
     check(random((m, k), dtype), random((k, n), dtype), dtype, variant=variant, threads=1)
@@ -125,7 +127,8 @@ def test_accumulate_adds_to_what_out_holds(variant, dtype, shape):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(
-    ("batch_a", "batch_b"), [((3,), (3,)), ((4, 1), (3,)), ((), (2, 3)), ((2, 3), ()), ((2, 1, 2), (1, 3, 1)), ((0,), (1,)), ((5,), ())]
+    ("batch_a", "batch_b"),
+    [((3,), (3,)), ((4, 1), (3,)), ((), (2, 3)), ((2, 3), ()), ((2, 1, 2), (1, 3, 1)), ((0,), (1,)), ((5,), ())],
 )
 def test_leading_dimensions_broadcast(variant, dtype, batch_a, batch_b):
     for m, n, k in ((5, 18, 9), (1, 7, 6), (7, 1, 6)):
@@ -142,7 +145,12 @@ def test_rows_of_a_strided_batch_with_one_b_are_the_product(variant):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_bits_do_not_depend_on_the_number_of_threads(variant, dtype):
-    for shape_a, shape_b in (((150, 301), (301, 170)), ((1, 4096), (4096, 513)), ((3, 90, 200), (3, 200, 100)), ((40, 2000), (2000, 40))):
+    for shape_a, shape_b in (
+        ((150, 301), (301, 170)),
+        ((1, 4096), (4096, 513)),
+        ((3, 90, 200), (3, 200, 100)),
+        ((40, 2000), (2000, 40)),
+    ):
         a, b = random(shape_a, dtype), random(shape_b, dtype)
         results = [product(a, b, dtype, variant=variant, threads=threads) for threads in (1, 2, 3, 4, 7, 1)]
         assert_is_product(results[0], a, b)
@@ -262,21 +270,61 @@ def read_only():
 
 
 REFUSED = {
-    "a of one dimension": (zeros(3), zeros(3, 4), zeros(2, 4), r"a has shape \(3,\); it must have at least two dimensions, \(..., m, k\)"),
+    "a of one dimension": (
+        zeros(3),
+        zeros(3, 4),
+        zeros(2, 4),
+        r"a has shape \(3,\); it must have at least two dimensions, \(..., m, k\)",
+    ),
     "out of one dimension": (zeros(2, 3), zeros(3, 4), zeros(4), r"out has shape \(4,\)"),
     "nine dimensions": (zeros(*[1] * 9), zeros(1, 1), zeros(1, 1), r"a has 9 dimensions; at most 8"),
     "different k": (zeros(2, 3), zeros(4, 5), zeros(2, 5), r"a \(2, 3\) has k = 3 columns, but b \(4, 5\) has 4 rows"),
-    "batches": (zeros(2, 2, 3), zeros(3, 3, 4), zeros(3, 2, 4), r"batch dimensions of a \(2, 2, 3\) and b \(3, 3, 4\) do not broadcast"),
+    "batches": (
+        zeros(2, 2, 3),
+        zeros(3, 3, 4),
+        zeros(3, 2, 4),
+        r"batch dimensions of a \(2, 2, 3\) and b \(3, 3, 4\) do not broadcast",
+    ),
     "mixed dtypes": (zeros(2, 3), zeros(3, 4, dtype=np.float64), zeros(2, 4), "a is float32 and b is float64"),
-    "int32 operands": (zeros(2, 3, dtype=np.int32), zeros(3, 4, dtype=np.int32), zeros(2, 4), "a and b are int32; matmul takes float64"),
-    "complex": (zeros(2, 3, dtype=np.complex64), zeros(3, 4), zeros(2, 4), "a has element kind 'c64', which no kernel takes"),
-    "shape of out": (zeros(2, 3), zeros(3, 4), zeros(4, 2), r"out has shape \(4, 2\); a \(2, 3\) times b \(3, 4\) needs \(2, 4\)"),
+    "int32 operands": (
+        zeros(2, 3, dtype=np.int32),
+        zeros(3, 4, dtype=np.int32),
+        zeros(2, 4),
+        "a and b are int32; matmul takes float64",
+    ),
+    "complex": (
+        zeros(2, 3, dtype=np.complex64),
+        zeros(3, 4),
+        zeros(2, 4),
+        "a has element kind 'c64', which no kernel takes",
+    ),
+    "shape of out": (
+        zeros(2, 3),
+        zeros(3, 4),
+        zeros(4, 2),
+        r"out has shape \(4, 2\); a \(2, 3\) times b \(3, 4\) needs \(2, 4\)",
+    ),
     "batch of out": (zeros(5, 2, 3), zeros(3, 4), zeros(2, 4), r"out has shape \(2, 4\); .* needs \(5, 2, 4\)"),
-    "dtype of out": (zeros(2, 3), zeros(3, 4), zeros(2, 4, dtype=np.float64), "out is float64; the product of float32 arrays is float32"),
+    "dtype of out": (
+        zeros(2, 3),
+        zeros(3, 4),
+        zeros(2, 4, dtype=np.float64),
+        "out is float64; the product of float32 arrays is float32",
+    ),
     "read-only out": (zeros(2, 3), zeros(3, 4), read_only(), "out is read-only"),
-    "a stride of 0 in out": (zeros(2, 3), zeros(3, 4), np.lib.stride_tricks.as_strided(zeros(4), (2, 4), (0, 4)), "out has elements that share memory"),
+    "a stride of 0 in out": (
+        zeros(2, 3),
+        zeros(3, 4),
+        np.lib.stride_tricks.as_strided(zeros(4), (2, 4), (0, 4)),
+        "out has elements that share memory",
+    ),
     "big-endian": (zeros(2, 3, dtype=">f4"), zeros(3, 4), zeros(2, 4), "a is big-endian"),
-    "not aligned": (np.frombuffer(bytes(25), np.uint8)[1:].view(np.float32).reshape(2, 3), zeros(3, 4), zeros(2, 4), "a is not aligned"),
+    "not aligned": (
+        np.frombuffer(bytes(25), np.uint8)[1:].view(np.float32).reshape(2, 3),
+        zeros(3, 4),
+        zeros(2, 4),
+        "a is not aligned",
+    ),
     "not an array": ([[1.0]], zeros(1, 4), zeros(1, 4), "a is a list, not an array"),
 }
 
@@ -305,7 +353,11 @@ def test_out_that_shares_memory_with_an_operand_is_refused_and_only_then():
     for a, b, out in shared[:1] + shared[2:]:
         with pytest.raises(InvalidArgument, match=r"out shares memory with [ab]"):
             matmul.run(a, b, out)
-    apart = [shared[1], (whole[:20, :20], whole[20:, :20], whole[:20, 20:]), (whole[::2, ::2], whole[::2, ::2], whole[::2, 1::2])]
+    apart = [
+        shared[1],
+        (whole[:20, :20], whole[20:, :20], whole[:20, 20:]),
+        (whole[::2, ::2], whole[::2, ::2], whole[::2, 1::2]),
+    ]
     for a, b, out in apart:
         left, right = a.copy(), b.copy()
         matmul.run(a, b, out)

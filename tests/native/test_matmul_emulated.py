@@ -44,6 +44,9 @@ def test_neon_and_generic_give_exact_sums_under_the_emulator(objects, tmp_path):
 @pytest.mark.parametrize("target", ["generic", "neon"])
 def test_a_target_object_defines_its_variant_alone(objects, target):
     listing = subprocess.run(
-        [NM, "--demangle", "--defined-only", "--extern-only", objects[target]], check=True, capture_output=True, text=True
+        [NM, "--demangle", "--defined-only", "--extern-only", objects[target]],
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout
     assert [line.split(maxsplit=2)[2] for line in listing.splitlines()] == [f"pyhpc::matmul::{target}"]
