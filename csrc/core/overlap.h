@@ -20,11 +20,13 @@ struct Box {
   int ndim = 0;
   int64_t shape[Array::max_ndim] = {}, strides[Array::max_ndim] = {};
 
-  explicit Box(const Array& array) : begin(reinterpret_cast<uintptr_t>(array.data)), itemsize(pyhpc::itemsize(array.dtype)) {
+  explicit Box(const Array& array)
+      : begin(reinterpret_cast<uintptr_t>(array.data)), itemsize(pyhpc::itemsize(array.dtype)) {
     int order[Array::max_ndim];
     for (int i = 0; i < array.ndim; ++i)
       if (array.shape[i] > 1) order[ndim++] = i;
-    std::sort(order, order + ndim, [&](int i, int j) { return std::abs(array.strides[i]) > std::abs(array.strides[j]); });
+    std::sort(order, order + ndim,
+              [&](int i, int j) { return std::abs(array.strides[i]) > std::abs(array.strides[j]); });
     for (int i = 0; i < ndim; ++i) {
       const int64_t step = array.strides[order[i]] * itemsize;
       shape[i] = array.shape[order[i]], strides[i] = std::abs(step);
@@ -36,7 +38,10 @@ struct Box {
     for (int i = from; i < ndim; ++i) bytes += (shape[i] - 1) * strides[i];
     return bytes;
   }
-  bool dense() const { return ndim == 0 || (strides[ndim - 1] <= itemsize && extent() == itemsize + (shape[0] - 1) * strides[0] && ndim == 1); }
+  bool dense() const {
+    return ndim == 0 ||
+           (strides[ndim - 1] <= itemsize && extent() == itemsize + (shape[0] - 1) * strides[0] && ndim == 1);
+  }
 };
 
 // Halves the larger box until the two are apart or both are dense ranges; `budget` bounds the steps.

@@ -21,8 +21,8 @@
 
 namespace pyhpc {
 
-// The variant called `wanted`, or the one the environment variable names, or the best that runs here. Errors name the reason
-// and the choices.
+// The variant called `wanted`, or the one the environment variable names, or the best that runs here. Errors name the
+// reason and the choices.
 template <class Variant, size_t count>
 const Variant& choose(const Variant* const (&variants)[count], const std::string& wanted,
                       const char* environment = "PYHPC_VARIANT") {

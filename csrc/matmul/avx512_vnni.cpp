@@ -9,14 +9,14 @@ namespace {
 struct Quads {
   // a's bytes are unsigned, b's signed; the four products are added without saturation.
   static Vector<uint32_t, 64> multiply_add(Vector<uint32_t, 64> sum, Vector<uint32_t, 64> a, Vector<uint32_t, 64> b) {
-    return reinterpret_cast<Vector<uint32_t, 64>>(
-        _mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+    return reinterpret_cast<Vector<uint32_t, 64>>(_mm512_dpbusd_epi32(
+        reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
   }
 };
 
 struct Target {
-  // 24 sums, 3 vectors of b, 1 broadcast of a: 28 of 32 registers. 14 x 2 was slower: its 14 rows of a power-of-two stride
-  // meet in few sets of the first-level cache, and 8 rows divide the usual sizes.
+  // 24 sums, 3 vectors of b, 1 broadcast of a: 28 of 32 registers. 14 x 2 was slower: its 14 rows of a power-of-two
+  // stride meet in few sets of the first-level cache, and 8 rows divide the usual sizes.
   static constexpr int vector_bytes = 64, rows = 8, vectors = 3;
   using Int8 = Int8Quads<Quads, vector_bytes>;
 };

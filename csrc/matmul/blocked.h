@@ -3,8 +3,8 @@
 //     for my rows of m in blocks: pack a (my own copy)
 //       for my panels of b: for panels of a: tile
 // Block sizes follow from the cache sizes (Low et al., "Analytical modeling is enough for high-performance BLIS", ACM
-// TOMS 43(2), 2016): a panel of a stays in half of the first level, the block of a in half of the second, the block of b in a
-// share of the third. A team splits each block of columns as a grid, so an element of out has one owner, and its
+// TOMS 43(2), 2016): a panel of a stays in half of the first level, the block of a in half of the second, the block of
+// b in a share of the third. A team splits each block of columns as a grid, so an element of out has one owner, and its
 // sum has one order: k block after k block, each in ascending k, whatever the team.
 #pragma once
 #include "core/machine.h"
@@ -115,7 +115,8 @@ struct Blocked {
       Tile::pack_b(product.b.at(j0 + j, p0), smaller(columns, n - j), k, b_block + j / columns * panel_words());
   }
 
-  void multiply_block(const Product<Tile>& product, int64_t step, Place place, Word* a_space, const Word* b_block) const {
+  void multiply_block(const Product<Tile>& product, int64_t step, Place place, Word* a_space,
+                      const Word* b_block) const {
     const int64_t k_blocks = ceil_div(product.k, k_block);
     const int64_t j0 = step / k_blocks * n_block, p0 = step % k_blocks * k_block;
     const int64_t k = smaller(k_block, product.k - p0), units = ceil_div(k, group);
@@ -134,8 +135,8 @@ struct Blocked {
         for (int64_t i = i0; i < i_end; i += rows) {
           const Panels<Word> panels = {units, a_space + (i - i0) * units, panel, ahead < ahead_end ? ahead : panel};
           Tile::run(smaller(rows, i_end - i), smaller(columns, my_columns.end - j), panels,
-                    product.out + i * product.out_row + (j0 + j) * product.out_column, product.out_row, product.out_column,
-                    product.accumulate || p0 > 0);
+                    product.out + i * product.out_row + (j0 + j) * product.out_column, product.out_row,
+                    product.out_column, product.accumulate || p0 > 0);
           ahead += units * (64 / sizeof(Word));
         }
       }

@@ -72,8 +72,9 @@ struct Int8Pairs {
   }
 };
 
-// int8 as it is, four k per word, for an instruction that multiplies unsigned (a) by signed (b) bytes: Quads::multiply_add.
-// a is shifted to unsigned, a + 128, and the panel of b starts with the sums' correction, -128 sum over k of b.
+// int8 as it is, four k per word, for an instruction that multiplies unsigned (a) by signed (b) bytes:
+// Quads::multiply_add. a is shifted to unsigned, a + 128, and the panel of b starts with the sums' correction, -128 sum
+// over k of b.
 template <class Quads, int bytes>
 struct Int8Quads {
   struct Arithmetic : Quads {

@@ -1,7 +1,8 @@
-// Packing: a panel of `width` rows of a (or columns of b) becomes consecutive words in the order the micro-kernel reads,
+// Packing: a panel of `width` rows of a (or columns of b) becomes consecutive words in the order the micro-kernel
+// reads,
 //   packed[u * width + i] = word of row i at k = u * group ...,   u < units = ceil(k / group)
-// Missing rows are zero; they only reach parts of a tile that are never stored. k is padded inside an integer word only,
-// never for floating point, where 0 * Inf would be NaN.
+// Missing rows are zero; they only reach parts of a tile that are never stored. k is padded inside an integer word
+// only, never for floating point, where 0 * Inf would be NaN.
 #pragma once
 #include "matmul/format.h"
 
@@ -51,7 +52,8 @@ struct Packer {
       const auto* row = from.data + p * from.k_step;
 #pragma GCC unroll 8
       for (int i = 0; i < width; i += lanes)
-        put(packed, i, Format::template across<side>(row + i * from.lane_step, from.lane_step, from.k_step, count - i, k - p));
+        put(packed, i,
+            Format::template across<side>(row + i * from.lane_step, from.lane_step, from.k_step, count - i, k - p));
     }
   }
 

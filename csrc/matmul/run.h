@@ -1,5 +1,5 @@
-// From a Problem to typed products: chooses the dtype's format, the orientation, the path and the team, and runs the batch.
-// A target file instantiates run<Target>; its Target gives
+// From a Problem to typed products: chooses the dtype's format, the orientation, the path and the team, and runs the
+// batch. A target file instantiates run<Target>; its Target gives
 //   vector_bytes, rows, vectors        the micro-kernel's tile: rows x (vectors * lanes), the same for every word size
 //   Int8                               the format of int8: Int8Pairs or Int8Quads with the target's instruction
 #pragma once
@@ -55,7 +55,9 @@ struct Runner {
   }
 
  private:
-  static int at_most(int threads, double share) { return share < 1 ? 1 : share < threads ? static_cast<int>(share) : threads; }
+  static int at_most(int threads, double share) {
+    return share < 1 ? 1 : share < threads ? static_cast<int>(share) : threads;
+  }
 
   // Product number `item` of the batch. out is written along its columns, so where out's rows are the near ones
   // the transposed product is computed; a single column is a single row of the transposed product.
@@ -71,8 +73,10 @@ struct Runner {
     Word* to = static_cast<Word*>(problem.out) + out;
     const bool transposed = problem.m > 1 && (problem.n == 1 || (problem.out_row == 1 && problem.out_column != 1));
     if (transposed)
-      return {problem.n, problem.m, problem.k, columns, rows, to, problem.out_column, problem.out_row, problem.accumulate};
-    return {problem.m, problem.n, problem.k, rows, columns, to, problem.out_row, problem.out_column, problem.accumulate};
+      return {problem.n, problem.m,          problem.k,       columns,           rows,
+              to,        problem.out_column, problem.out_row, problem.accumulate};
+    return {problem.m,       problem.n,          problem.k,         rows, columns, to,
+            problem.out_row, problem.out_column, problem.accumulate};
   }
 
   // k = 0: the sums are empty, out is 0 or stays.
@@ -90,11 +94,16 @@ template <class Target>
 bool run(const Problem& problem, int threads) {
   constexpr int bytes = Target::vector_bytes;
   switch (problem.dtype) {
-    case DType::float64: return Runner<Target, Floating<double, double, bytes>>::run(problem, threads);
-    case DType::float32: return Runner<Target, Floating<float, float, bytes>>::run(problem, threads);
-    case DType::bfloat16: return Runner<Target, Floating<float, BFloat16, bytes>>::run(problem, threads);
-    case DType::float16: return Runner<Target, Floating<float, Float16, bytes>>::run(problem, threads);
-    default: return Runner<Target, typename Target::Int8>::run(problem, threads);
+    case DType::float64:
+      return Runner<Target, Floating<double, double, bytes>>::run(problem, threads);
+    case DType::float32:
+      return Runner<Target, Floating<float, float, bytes>>::run(problem, threads);
+    case DType::bfloat16:
+      return Runner<Target, Floating<float, BFloat16, bytes>>::run(problem, threads);
+    case DType::float16:
+      return Runner<Target, Floating<float, Float16, bytes>>::run(problem, threads);
+    default:
+      return Runner<Target, typename Target::Int8>::run(problem, threads);
   }
 }
 

@@ -1,15 +1,15 @@
 // The micro-kernel: c (rows x columns) = or += the product of a packed panel of a and one of b, all sums in registers.
 //   for u < units: c[i, j] += a[u * max_rows + i] b[u * columns + j]
-// `max_rows` x `vectors` is chosen by the target so that the sums, one row of b and the broadcast of a fill its registers.
-// One instance per number of rows, so that the last rows of a matrix cost no more than they are.
+// `max_rows` x `vectors` is chosen by the target so that the sums, one row of b and the broadcast of a fill its
+// registers. One instance per number of rows, so that the last rows of a matrix cost no more than they are.
 #pragma once
 #include "matmul/pack.h"
 
 namespace pyhpc::matmul {
 namespace {
 
-// One panel of a, one of b, and memory of the next panel of b to bring into the second-level cache meanwhile, a line for
-// each step: fetched by the first tile that needs it, it would arrive slower than that tile computes.
+// One panel of a, one of b, and memory of the next panel of b to bring into the second-level cache meanwhile, a line
+// for each step: fetched by the first tile that needs it, it would arrive slower than that tile computes.
 template <class Word>
 struct Panels {
   int64_t units;
@@ -95,8 +95,8 @@ struct Tile {
   }
 
   // c += or = for rows x count elements, `row_step` and `column_step` apart.
-  static void run(int64_t rows, int64_t count, const Panels<Word>& panels, Word* c, int64_t row_step, int64_t column_step,
-                  bool add) {
+  static void run(int64_t rows, int64_t count, const Panels<Word>& panels, Word* c, int64_t row_step,
+                  int64_t column_step, bool add) {
     if (count == columns && column_step == 1) return Kernel::run(rows, panels, c, row_step, add);
     // The edge of the matrix, or scattered columns: through a full tile beside it.
     alignas(64) Word whole[max_rows * columns];

@@ -1,6 +1,6 @@
-// Vectors of `bytes` bytes in the compiler's vector extension: one source for SSE, AVX2, AVX-512 and NEON. Also the ways
-// inputs enter them: widened to the word type the arithmetic uses, and transposed in registers.
-// Included by target files only, so everything has internal linkage.
+// Vectors of `bytes` bytes in the compiler's vector extension: one source for SSE, AVX2, AVX-512 and NEON. Also the
+// ways inputs enter them: widened to the word type the arithmetic uses, and transposed in registers. Included by target
+// files only, so everything has internal linkage.
 #pragma once
 #include <stdint.h>
 #include <string.h>

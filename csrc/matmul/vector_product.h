@@ -14,7 +14,8 @@ struct VectorProduct {
   using Word = typename Tile::Word;
   using V = typename Tile::V;
   static constexpr int lanes = Tile::lanes;
-  static constexpr int64_t chunk = 2048;  // columns whose sums are kept: at most 16 KiB, with rows read 4 KiB and more at a time
+  static constexpr int64_t chunk =
+      2048;  // columns whose sums are kept: at most 16 KiB, with rows read 4 KiB and more at a time
 
   static bool takes(const Product<Tile>& product) {
     return product.m == 1 && product.k > 0 && (product.b.lane_step == 1 || product.b.k_step == 1);
@@ -22,7 +23,8 @@ struct VectorProduct {
 
   // a as words, near each other; `words` has room for k rounded up to lanes.
   static void widen(const Product<Tile>& product, Word* words) {
-    for (int64_t p = 0; p < product.k; p += lanes) put(words + p, row(product.a.data + p * product.a.k_step, product.a.k_step, product.k - p), product.k - p);
+    for (int64_t p = 0; p < product.k; p += lanes)
+      put(words + p, row(product.a.data + p * product.a.k_step, product.a.k_step, product.k - p), product.k - p);
   }
 
   static void run(const Product<Tile>& product, Team team, const Word* a) {

@@ -1,5 +1,5 @@
-// Runs the matmul variants named on the command line, without Python, and compares every element with exact integer sums:
-// the check for instruction sets that the tests' own processor does not have, under an emulator.
+// Runs the matmul variants named on the command line, without Python, and compares every element with exact integer
+// sums: the check for instruction sets that the tests' own processor does not have, under an emulator.
 //   matmul_driver VARIANT...     exit status 0 and a line per variant, or 1 and the first wrong element
 #include <math.h>
 #include <stdint.h>
@@ -45,11 +45,17 @@ int value(int64_t i) { return static_cast<int>((i * 7919 + 13) % 15) - 7; }
 template <class T>
 T encode(int number);
 template <>
-double encode<double>(int number) { return number; }
+double encode<double>(int number) {
+  return number;
+}
 template <>
-float encode<float>(int number) { return static_cast<float>(number); }
+float encode<float>(int number) {
+  return static_cast<float>(number);
+}
 template <>
-int8_t encode<int8_t>(int number) { return static_cast<int8_t>(number); }
+int8_t encode<int8_t>(int number) {
+  return static_cast<int8_t>(number);
+}
 struct Bits16 {
   uint16_t bits;
 };
@@ -66,7 +72,8 @@ template <class In, class Out>
 bool right(const Variant& variant, DType dtype, int64_t m, int64_t n, int64_t k, bool transposed) {
   std::vector<In> a(m * k), b(k * n);
   std::vector<Out> out(m * n, Out(77));
-  const int64_t a_row = transposed ? 1 : k, a_column = transposed ? m : 1, b_row = transposed ? 1 : n, b_column = transposed ? k : 1;
+  const int64_t a_row = transposed ? 1 : k, a_column = transposed ? m : 1, b_row = transposed ? 1 : n,
+                b_column = transposed ? k : 1;
   for (int64_t i = 0; i < m; ++i)
     for (int64_t p = 0; p < k; ++p) a[i * a_row + p * a_column] = encode<In>(value(i * k + p));
   for (int64_t p = 0; p < k; ++p)
@@ -110,12 +117,14 @@ bool halves_right(const Variant& variant) {
     const uint16_t a = static_cast<uint16_t>(bits), one = 0x3c00;
     float out = 77;
     Problem problem = {};
-    problem.dtype = DType::float16, problem.m = problem.n = problem.k = 1, problem.a = &a, problem.b = &one, problem.out = &out;
+    problem.dtype = DType::float16, problem.m = problem.n = problem.k = 1, problem.a = &a, problem.b = &one,
+    problem.out = &out;
     problem.a_row = problem.a_column = problem.b_row = problem.b_column = problem.out_row = problem.out_column = 1;
     if (!variant.run(problem, 1)) return false;
     const int exponent = bits >> 10 & 31, fraction = bits & 1023;
     const float magnitude = exponent == 31 ? (fraction ? NAN : INFINITY)
-                                           : exponent ? ldexpf(1024.0f + fraction, exponent - 25) : ldexpf(fraction, -24);
+                            : exponent     ? ldexpf(1024.0f + fraction, exponent - 25)
+                                           : ldexpf(fraction, -24);
     const float expected = bits & 0x8000 ? -magnitude : magnitude;
     if (!(out == expected || (isnan(out) && isnan(expected)))) {
       printf("%s float16 %04x is %g, not %g\n", variant.name, bits, out, expected);

@@ -137,7 +137,8 @@ TOOLS = [tool for tool in ("cmake", "g++", "nm") if shutil.which(tool) is None]
         ("", None),
         ("inline int shared() { return 1; } int (*use)() = shared;", "defines the shared symbol"),
         (
-            "template <class T> struct Box { static int value; }; template <class T> int Box<T>::value = 1; namespace { int* use __attribute__((used)) = &Box<int>::value; }",
+            "template <class T> struct Box { static int value; }; template <class T> int Box<T>::value = 1; "
+            "namespace { int* use __attribute__((used)) = &Box<int>::value; }",
             "shared symbol 'Box<int>::value'",
         ),
     ],

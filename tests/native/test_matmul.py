@@ -37,7 +37,7 @@ def poisoned(shape, dtype):
 
 
 def assert_is_product(out, a, b, start=None):
-    """`out` is (start +) a b: exactly for integers, else within gamma_k = k u / (1 - k u) times |a| |b| (Higham 2002)."""
+    """`out` is (start +) a b: exactly for integers, else within gamma_k = k u / (1 - k u) times |a| |b|."""
     if out.dtype.kind == "i":
         expected = np.matmul(a.astype(np.int64), b.astype(np.int64)) + (0 if start is None else start.astype(np.int64))
         np.testing.assert_array_equal(out, expected.astype(np.int32))
@@ -237,7 +237,7 @@ def test_variants_are_listed_best_first_with_generic_last():
 def test_the_variant_comes_from_the_environment_unless_given(monkeypatch):
     a = np.ones((2, 2), np.float32)
     monkeypatch.setenv("PYHPC_VARIANT", "sse9")
-    with pytest.raises(InvalidArgument, match="no variant 'sse9'; this build has: .*generic"):
+    with pytest.raises(InvalidArgument, match=r"no variant 'sse9'; this build has: .*generic"):
         matmul.run(a, a.copy(), a.copy())
     check(a, a.copy(), "float32", variant="generic")
 
