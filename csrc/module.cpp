@@ -8,7 +8,9 @@
 namespace py = pybind11;
 
 #define PYHPC_KERNEL(kernel) \
-  namespace pyhpc::kernel { void bind(py::module_&); }
+  namespace pyhpc::kernel {  \
+  void bind(py::module_&);   \
+  }
 #include "kernels.inc"
 #undef PYHPC_KERNEL
 
@@ -17,19 +19,34 @@ PYBIND11_MODULE(_cpu, module, py::mod_gil_not_used()) {
   module.doc() = "CPU kernels. Private: use the functions of pyhpc.";
   module.attr("compiler") = __VERSION__;
   register_errors(module);
-  module.def("target_refusal", &target_refusal, py::arg("target"), "Why code for this target cannot run here, or None.");
+  module.def(
+      "targets",
+      [] {
+        py::list names;
+        for (const char* const* name = targets; *name; ++name) names.append(*name);
+        return names;
+      },
+      "Every instruction-set target of this build, best first.");
+  module.def("target_refusal", &target_refusal, py::arg("target"),
+             "Why code for this target cannot run here, or None.");
   module.def("available_threads", &available_threads, "Threads this process may use.");
   module.def("effective_hertz", &effective_hertz, "The clock of the calling core just now; 0 where it cannot be told.");
-  module.def("cache_sizes", [] {
-    const CacheSizes& sizes = cache_sizes();
-    py::dict result;
-    result["l1d"] = sizes.l1d;
-    result["l2"] = sizes.l2;
-    result["l3"] = sizes.l3;
-    return result;
-  }, "Bytes of each cache level one core can use; 0 where the system does not say.");
-#define PYHPC_KERNEL(kernel) \
-  { py::module_ sub = module.def_submodule(#kernel); pyhpc::kernel::bind(sub); }
+  module.def(
+      "cache_sizes",
+      [] {
+        const CacheSizes& sizes = cache_sizes();
+        py::dict result;
+        result["l1d"] = sizes.l1d;
+        result["l2"] = sizes.l2;
+        result["l3"] = sizes.l3;
+        return result;
+      },
+      "Bytes of each cache level one core can use; 0 where the system does not say.");
+#define PYHPC_KERNEL(kernel)                         \
+  {                                                  \
+    py::module_ sub = module.def_submodule(#kernel); \
+    pyhpc::kernel::bind(sub);                        \
+  }
 #include "kernels.inc"
 #undef PYHPC_KERNEL
 }

@@ -18,6 +18,12 @@ else()
   set(PYHPC_TARGETS generic)
 endif()
 
+set(listing "")
+foreach(target ${PYHPC_TARGETS})
+  string(APPEND listing "PYHPC_TARGET_NAME(${target})\n")
+endforeach()
+file(CONFIGURE OUTPUT ${PROJECT_BINARY_DIR}/generated/targets.inc CONTENT "${listing}")
+
 # Compile every target file of every kernel folder and link the objects into `module`, after checking that none of them
 # defines a symbol that another object could use: the linker would keep one copy, perhaps the AVX-512 one.
 function(pyhpc_add_cpu_targets module)

@@ -11,6 +11,7 @@ from typing import Any
 
 from pyhpc import comm
 from pyhpc.acceptance.records import write_atomically
+from pyhpc.native import child_command
 
 
 def start_ranks(ranks: int | None) -> int:
@@ -18,7 +19,7 @@ def start_ranks(ranks: int | None) -> int:
     from pyhpc.machine import usable_cores
 
     count = ranks or max(2, usable_cores())
-    command = [*comm.mpiexec_command(count), sys.executable, "-m", "pyhpc", *sys.argv[1:]]
+    command = [*comm.mpiexec_command(count), *child_command("pyhpc.cli"), *sys.argv[1:]]
     environment = os.environ | comm.mpiexec_environment(count)
     return subprocess.run(command, stdin=subprocess.DEVNULL, env=environment, check=False).returncode
 

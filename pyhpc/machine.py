@@ -70,8 +70,6 @@ class Machine(Record):
     environment: dict[str, str] = Field(default_factory=dict)  # OMP_*, SLURM_*, MPI settings, CUDA_* ...
 
 
-# Best first, as in csrc/targets.cmake.
-_TARGETS = {"x86_64": ("avx512_vnni", "avx512", "avx2", "generic"), "aarch64": ("neon", "generic")}
 _PACKAGES = (
     "pyhpc",
     "numpy",
@@ -98,7 +96,6 @@ def probe() -> Machine:
         Unsupported: the compiled module cannot be loaded.
     """
     native = cpu()
-    targets = _TARGETS.get(platform.machine(), ("generic",))
     gpus, absence = _gpus()
     return Machine(
         host=socket.gethostname(),
@@ -110,7 +107,7 @@ def probe() -> Machine:
         nominal_hertz=_nominal_hertz(processor_name()),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         cache_bytes=cache_bytes(),
-        targets={target: native.target_refusal(target) or "" for target in targets},
+        targets={target: native.target_refusal(target) or "" for target in native.targets()},
         gpus=gpus,
         gpu_absence=absence,
         nics=nics(),

@@ -1,4 +1,4 @@
-"""The compiled modules: `cpu()` always, `cuda()` where a CUDA build, a driver and a GPU exist.
+"""The compiled modules: `cpu()` always, `cuda()` where a CUDA build, a driver and a GPU exist; and children with them.
 
 The only importer of `_cpu` and `_cuda`.
 """
@@ -7,9 +7,20 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import sys
+from pathlib import Path
 from types import ModuleType
 
 from pyhpc.errors import Unsupported
+
+
+def child_command(module: str) -> list[str]:
+    """The words that run `module`'s main() in a new Python with this very package.
+
+    `python -m` would take a pyhpc folder that happens to be the current directory, such as an unbuilt source tree.
+    """
+    place = str(Path(__file__).parents[1])
+    return [sys.executable, "-c", f"import sys; sys.path[0] = {place!r}; from {module} import main; main()"]
 
 
 @functools.cache

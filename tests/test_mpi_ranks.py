@@ -21,7 +21,9 @@ YIELDING = {"MPIR_CVAR_DEVICE_COLLECTIVES": "none", "MPIR_CVAR_POSIX_POLL_FREQUE
 @pytest.mark.skipif(comm.mpiexec() is None, reason=f"there is no mpiexec: {comm.INSTALL}")
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_the_mpi_tests_pass_on_every_rank(ranks):
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--capture=sys", "tests/mpi"]
+    # Not `-m pytest`, which would import the source tree instead of the installed package.
+    program = "import sys, pytest; del sys.path[0]; sys.exit(pytest.main(sys.argv[1:]))"
+    words = [sys.executable, "-c", program, "-q", "-p", "no:cacheprovider", "--capture=sys", "tests/mpi"]
     job = subprocess.Popen(
         [*comm.mpiexec_command(ranks), *words],
         cwd=ROOT,

@@ -4,20 +4,45 @@
 
 namespace pyhpc {
 
-enum class DType : int { float64, float32, float16, bfloat16, int64, int32, int16, int8, uint64, uint32, uint16, uint8 };
+enum class DType : int {
+  float64,
+  float32,
+  float16,
+  bfloat16,
+  int64,
+  int32,
+  int16,
+  int8,
+  uint64,
+  uint32,
+  uint16,
+  uint8
+};
 
 inline int itemsize(DType type) {
   switch (type) {
-    case DType::float64: case DType::int64: case DType::uint64: return 8;
-    case DType::float32: case DType::int32: case DType::uint32: return 4;
-    case DType::float16: case DType::bfloat16: case DType::int16: case DType::uint16: return 2;
-    case DType::int8: case DType::uint8: return 1;
+    case DType::float64:
+    case DType::int64:
+    case DType::uint64:
+      return 8;
+    case DType::float32:
+    case DType::int32:
+    case DType::uint32:
+      return 4;
+    case DType::float16:
+    case DType::bfloat16:
+    case DType::int16:
+    case DType::uint16:
+      return 2;
+    case DType::int8:
+    case DType::uint8:
+      return 1;
   }
   return 0;
 }
 
 inline const char* name(DType type) {
-  constexpr const char* names[] = {"float64", "float32", "float16", "bfloat16", "int64", "int32",
+  constexpr const char* names[] = {"float64", "float32", "float16", "bfloat16", "int64",  "int32",
                                    "int16",   "int8",    "uint64",  "uint32",   "uint16", "uint8"};
   return names[static_cast<int>(type)];
 }

@@ -33,14 +33,31 @@ inline void borrow(py::handle object, const char* argument, Borrowed& out);
 
 namespace bind_detail {
 
-inline void fail(const char* argument, const std::string& what) { throw Error(ErrorKind::invalid, std::string(argument) + " " + what); }
+inline void fail(const char* argument, const std::string& what) {
+  throw Error(ErrorKind::invalid, std::string(argument) + " " + what);
+}
 
 inline DType dtype_of(char kind, int size, const char* argument) {  // kind as in NumPy: f i u
   switch (kind) {
-    case 'f': if (size == 8) return DType::float64; if (size == 4) return DType::float32; if (size == 2) return DType::float16; break;
-    case 'i': if (size == 8) return DType::int64; if (size == 4) return DType::int32; if (size == 2) return DType::int16; if (size == 1) return DType::int8; break;
-    case 'u': if (size == 8) return DType::uint64; if (size == 4) return DType::uint32; if (size == 2) return DType::uint16; if (size == 1) return DType::uint8; break;
-    default: break;
+    case 'f':
+      if (size == 8) return DType::float64;
+      if (size == 4) return DType::float32;
+      if (size == 2) return DType::float16;
+      break;
+    case 'i':
+      if (size == 8) return DType::int64;
+      if (size == 4) return DType::int32;
+      if (size == 2) return DType::int16;
+      if (size == 1) return DType::int8;
+      break;
+    case 'u':
+      if (size == 8) return DType::uint64;
+      if (size == 4) return DType::uint32;
+      if (size == 2) return DType::uint16;
+      if (size == 1) return DType::uint8;
+      break;
+    default:
+      break;
   }
   fail(argument, std::string("has element kind '") + kind + std::to_string(8 * size) + "', which no kernel takes");
   return DType::float64;
@@ -60,7 +77,8 @@ inline void contiguous_strides(Borrowed& out) {
 inline void set_byte_stride(Borrowed& out, int axis, int64_t bytes, const char* argument) {
   const int size = itemsize(out.dtype);
   if (out.shape[axis] > 1 && bytes % size)
-    fail(argument, "has a stride of " + std::to_string(bytes) + " bytes, which is not a whole number of elements; copy it first");
+    fail(argument,
+         "has a stride of " + std::to_string(bytes) + " bytes, which is not a whole number of elements; copy it first");
   out.strides[axis] = bytes / size;
 }
 
@@ -75,7 +93,8 @@ inline void from_numpy(py::handle object, const char* argument, Borrowed& out) {
     bfloat16_number = number;
     out.dtype = DType::bfloat16;
   } else {
-    if (const char order = type.byteorder(); order == '>') fail(argument, "is big-endian; convert it to the native byte order first");
+    if (const char order = type.byteorder(); order == '>')
+      fail(argument, "is big-endian; convert it to the native byte order first");
     out.dtype = dtype_of(type.kind(), static_cast<int>(type.itemsize()), argument);
   }
   set_ndim(out, array.ndim(), argument);
@@ -92,11 +111,20 @@ inline void from_tensor(const dlpack::Tensor& tensor, bool writable, const char*
   if (tensor.dtype.lanes != 1) fail(argument, "has vector elements, which no kernel takes");
   const int size = tensor.dtype.bits / 8;
   switch (tensor.dtype.code) {
-    case dlpack::float_code: out.dtype = dtype_of('f', size, argument); break;
-    case dlpack::int_code: out.dtype = dtype_of('i', size, argument); break;
-    case dlpack::uint_code: out.dtype = dtype_of('u', size, argument); break;
-    case dlpack::bfloat_code: out.dtype = DType::bfloat16; break;
-    default: fail(argument, "has a DLPack element type that no kernel takes");
+    case dlpack::float_code:
+      out.dtype = dtype_of('f', size, argument);
+      break;
+    case dlpack::int_code:
+      out.dtype = dtype_of('i', size, argument);
+      break;
+    case dlpack::uint_code:
+      out.dtype = dtype_of('u', size, argument);
+      break;
+    case dlpack::bfloat_code:
+      out.dtype = DType::bfloat16;
+      break;
+    default:
+      fail(argument, "has a DLPack element type that no kernel takes");
   }
   set_ndim(out, tensor.ndim, argument);
   for (int i = 0; i < out.ndim; ++i) out.shape[i] = tensor.shape[i];
@@ -105,8 +133,10 @@ inline void from_tensor(const dlpack::Tensor& tensor, bool writable, const char*
   else
     contiguous_strides(out);
   const auto kind = tensor.device.type;
-  if (kind == dlpack::cuda || kind == dlpack::cuda_managed) out.device = tensor.device.id;
-  else if (kind != dlpack::cpu && kind != dlpack::cuda_host) fail(argument, "is on a device of DLPack type " + std::to_string(kind) + "; only the CPU and CUDA are supported");
+  if (kind == dlpack::cuda || kind == dlpack::cuda_managed)
+    out.device = tensor.device.id;
+  else if (kind != dlpack::cpu && kind != dlpack::cuda_host)
+    fail(argument, "is on a device of DLPack type " + std::to_string(kind) + "; only the CPU and CUDA are supported");
   out.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
   out.writable = writable;
 }
@@ -123,13 +153,16 @@ inline py::object versioned_capsule(py::handle object) {
 
 inline void from_dlpack(py::handle object, const char* argument, Borrowed& out) {
   // The capsule keeps its name, so its own destructor releases the tensor when `owner` goes.
-  if (py::hasattr(object, "__dlpack_device__") && object.attr("__dlpack_device__")().cast<py::tuple>()[0].cast<int>() == dlpack::cuda)
-    out.owner = object.attr("__dlpack__")(py::arg("stream") = -1);  // -1: no synchronisation, we launch on the caller's stream
+  if (py::hasattr(object, "__dlpack_device__") &&
+      object.attr("__dlpack_device__")().cast<py::tuple>()[0].cast<int>() == dlpack::cuda)
+    out.owner =
+        object.attr("__dlpack__")(py::arg("stream") = -1);  // -1: no synchronisation, we launch on the caller's stream
   else
     out.owner = versioned_capsule(object);
   PyObject* capsule = out.owner.ptr();
   if (PyCapsule_IsValid(capsule, "dltensor"))
-    return from_tensor(static_cast<dlpack::Managed*>(PyCapsule_GetPointer(capsule, "dltensor"))->tensor, true, argument, out);
+    return from_tensor(static_cast<dlpack::Managed*>(PyCapsule_GetPointer(capsule, "dltensor"))->tensor, true, argument,
+                       out);
   if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {
     auto* managed = static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"));
     return from_tensor(managed->tensor, !(managed->flags & dlpack::flag_read_only), argument, out);
@@ -162,10 +195,14 @@ inline void from_buffer(py::handle object, const char* argument, Borrowed& out) 
   if (*format == '@' || *format == '=' || *format == '<') ++format;  // every target is little-endian
   const int size = static_cast<int>(out.buffer.itemsize);
   const std::string code = format;
-  if (code == "d" || code == "f" || code == "e") out.dtype = dtype_of('f', size, argument);
-  else if (code == "b" || code == "h" || code == "i" || code == "l" || code == "q") out.dtype = dtype_of('i', size, argument);
-  else if (code == "B" || code == "H" || code == "I" || code == "L" || code == "Q") out.dtype = dtype_of('u', size, argument);
-  else fail(argument, "has buffer format '" + code + "', which no kernel takes");
+  if (code == "d" || code == "f" || code == "e")
+    out.dtype = dtype_of('f', size, argument);
+  else if (code == "b" || code == "h" || code == "i" || code == "l" || code == "q")
+    out.dtype = dtype_of('i', size, argument);
+  else if (code == "B" || code == "H" || code == "I" || code == "L" || code == "Q")
+    out.dtype = dtype_of('u', size, argument);
+  else
+    fail(argument, "has buffer format '" + code + "', which no kernel takes");
   set_ndim(out, out.buffer.ndim, argument);
   for (int i = 0; i < out.ndim; ++i) out.shape[i] = out.buffer.shape[i];
   if (out.buffer.strides)
@@ -179,14 +216,20 @@ inline void from_buffer(py::handle object, const char* argument, Borrowed& out) 
 }  // namespace bind_detail
 
 inline void borrow(py::handle object, const char* argument, Borrowed& out) {
-  if (py::isinstance<py::array>(object)) bind_detail::from_numpy(object, argument, out);
-  else if (py::hasattr(object, "__dlpack__")) bind_detail::from_dlpack(object, argument, out);
-  else if (py::hasattr(object, "__cuda_array_interface__")) bind_detail::from_cuda_interface(object, argument, out);
-  else if (PyObject_CheckBuffer(object.ptr())) bind_detail::from_buffer(object, argument, out);
+  if (py::isinstance<py::array>(object))
+    bind_detail::from_numpy(object, argument, out);
+  else if (py::hasattr(object, "__dlpack__"))
+    bind_detail::from_dlpack(object, argument, out);
+  else if (py::hasattr(object, "__cuda_array_interface__"))
+    bind_detail::from_cuda_interface(object, argument, out);
+  else if (PyObject_CheckBuffer(object.ptr()))
+    bind_detail::from_buffer(object, argument, out);
   else
-    bind_detail::fail(argument, "is a " + std::string(Py_TYPE(object.ptr())->tp_name) +
-                                    ", not an array: give NumPy, PyTorch, CuPy, Numba, or anything with DLPack, the buffer protocol or "
-                                    "__cuda_array_interface__");
+    bind_detail::fail(
+        argument,
+        "is a " + std::string(Py_TYPE(object.ptr())->tp_name) +
+            ", not an array: give NumPy, PyTorch, CuPy, Numba, or anything with DLPack, the buffer protocol or "
+            "__cuda_array_interface__");
   if (reinterpret_cast<uintptr_t>(out.data) % itemsize(out.dtype))
     bind_detail::fail(argument, "is not aligned to its element size; copy it first");
 }

@@ -166,6 +166,8 @@ void copy(void* destination, const void* source, size_t bytes, uintptr_t stream)
 
 // The CUDA module's answer to choose() (core/variant.h): the targets are GPU generations and the GPU is the current
 // one.
+const char* const targets[] = {"sm90", "sm80", nullptr};
+
 const char* target_refusal(const char* target) {
   int ordinal = 0, major = 0;
   cuda::check(cudaGetDevice(&ordinal), "asking for the current GPU");

@@ -77,6 +77,12 @@ CacheSizes probe_caches() {
 
 }  // namespace
 
+const char* const targets[] = {
+#define PYHPC_TARGET_NAME(target) #target,
+#include "targets.inc"
+#undef PYHPC_TARGET_NAME
+    nullptr};
+
 const char* target_refusal(const char* target) {
   if (strcmp(target, "generic") == 0) return nullptr;
 #if defined(__x86_64__)

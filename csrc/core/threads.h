@@ -3,7 +3,8 @@
 
 namespace pyhpc {
 
-// Threads available to this process: OMP_NUM_THREADS if set, else the smaller of the affinity mask and the cgroup's CPU quota.
+// Threads available to this process: OMP_NUM_THREADS if set, else the smaller of the affinity mask and the cgroup's CPU
+// quota.
 int available_threads();
 
 // `requested` > 0 is taken as asked, 0 means available_threads().

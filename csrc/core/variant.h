@@ -21,6 +21,18 @@
 
 namespace pyhpc {
 
+// What a kernel without a file for target `forced` runs in its place: its best variant that comes after in the list of
+// targets, so that one environment variable limits every kernel. Unchanged for a name that is no target.
+template <class Variant, size_t count>
+std::string at_most(const Variant* const (&variants)[count], const std::string& forced) {
+  const char* const* target = targets;
+  while (*target && forced != *target) ++target;
+  for (; *target; ++target)
+    for (const Variant* variant : variants)
+      if (std::string(*target) == variant->name) return *target;
+  return forced;
+}
+
 // The variant called `wanted`, or the one the environment variable names, or the best that runs here. Errors name the
 // reason and the choices.
 template <class Variant, size_t count>
@@ -28,7 +40,7 @@ const Variant& choose(const Variant* const (&variants)[count], const std::string
                       const char* environment = "PYHPC_VARIANT") {
   std::string name = wanted;
   if (name.empty())
-    if (const char* forced = getenv(environment)) name = forced;
+    if (const char* forced = getenv(environment)) name = at_most(variants, forced);
   std::string known;
   for (const Variant* variant : variants) {
     const char* refusal = target_refusal(variant->name);

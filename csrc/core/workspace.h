@@ -5,8 +5,8 @@
 
 namespace pyhpc {
 
-// At least `bytes` of 64-byte-aligned scratch, private to the calling thread, valid until its next call with the same slot.
-// Returns nullptr when memory is exhausted.
+// At least `bytes` of 64-byte-aligned scratch, private to the calling thread, valid until its next call with the same
+// slot. Returns nullptr when memory is exhausted.
 void* workspace(int slot, size_t bytes);
 constexpr int workspace_slots = 4;
 

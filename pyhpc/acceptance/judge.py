@@ -9,9 +9,9 @@ Each planned case owes one record per attempt from each subject (each rank, or a
 What is missing, skipped, empty, unverified or impossibly good never passes, and no limit carries slack.
 
 A rate limited relative to a measured ceiling is compared with it twice. `at_least`: the ratio to the ceiling's median,
-each interval at half the risk (Bonferroni). `at_most`: the ratio to its fastest sample, because interference only slows,
-so the fastest is the best witness of what is possible; a rate without a bound of its own may not exceed it either. The
-ceiling pools all subjects: a slow node must not be measured by its own slow ceiling.
+each interval at half the risk (Bonferroni). `at_most`: the ratio to its fastest sample, because interference only
+slows, so the fastest is the best witness of what is possible; a rate without a bound of its own may not exceed it
+either. The ceiling pools all subjects: a slow node must not be measured by its own slow ceiling.
 
 Attempts are pooled; exact copies of a record count once (a resumed run may hold two), different records of one attempt
 are an error.

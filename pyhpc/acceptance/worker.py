@@ -1,6 +1,6 @@
 """One rank of one step: measures its cases, writes each record down before it goes on, and says what it is doing.
 
-    python -m pyhpc.acceptance.worker JOB.json      started by a launcher, alone or under mpiexec/srun
+    pyhpc.native.child_command("pyhpc.acceptance.worker") JOB.json      started by a launcher, alone or under mpiexec
 
 Each rank owns two files in the step's folder: `rank-<r>.jsonl`, its records, and `rank-<r>.state`, who it is and what
 it is doing, from which the driver names a rank that died or hangs.
@@ -150,7 +150,3 @@ def main() -> None:
         sys.excepthook(*sys.exc_info())
         sys.stderr.flush()
         world.Abort(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -13,7 +13,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from pyhpc.bench.comparison import Comparison, Kind, Round, Row, summarise
 from pyhpc.errors import ConfigError, MeasurementError
 from pyhpc.kernels.kernel import Kernel, Problem, kernels
 from pyhpc.machine import probe, usable_cores
+from pyhpc.native import child_command
 
 ROUND_SECONDS = 0.2  # of sampling, for one contestant in one round
 _PREPARE_SECONDS = 300.0  # a contestant that has not prepared (inputs, one run, verification) by then is killed
@@ -179,7 +179,7 @@ class _Process:
         environment |= dict.fromkeys(_THREADS, str(threads))
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process, in `end`)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pyhpc.bench.worker"],
+            child_command("pyhpc.bench.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

@@ -133,7 +133,3 @@ def main() -> None:
     worker = Worker()
     for line in sys.stdin:
         channel.write(json.dumps(worker.answer(json.loads(line))) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -143,14 +143,14 @@ class Kernel:
 
     def best(self, problem: Problem, device: str = "cpu") -> Variant:
         """The first variant on `device` that takes `problem`, or the one that the environment variable PYHPC_VARIANT
-        names.
+        names (an instruction set: a kernel without code for it uses the next best).
 
         Raises:
             ConfigError: none does; the sentence gives each one's reason.
         """
-        forced = os.environ.get("PYHPC_VARIANT")
+        forced = self._at_most(os.environ.get("PYHPC_VARIANT", ""))
         if forced and self.variant(forced).device != device:
-            forced = None  # it speaks of the other device
+            forced = ""  # it speaks of the other device
         reasons = []
         for variant in self.variants():
             if variant.device == device and (not forced or variant.name == forced):
@@ -161,6 +161,14 @@ class Kernel:
         raise ConfigError(
             f"no {device} variant of {self.name} takes {problem.label} ({'; '.join(reasons) or 'there is none'})"
         )
+
+    def _at_most(self, forced: str) -> str:
+        """What stands for `forced` in a kernel without it, as in csrc/core/variant.h."""
+        from pyhpc.native import cpu
+
+        targets, mine = cpu().targets(), {variant.name for variant in self.variants()}
+        later = targets[targets.index(forced) :] if forced in targets else []
+        return next((target for target in later if target in mine), forced)
 
 
 @functools.cache

@@ -159,3 +159,22 @@ def test_the_build_refuses_a_target_object_with_shared_symbols(tmp_path, extra, 
     assert (tmp_path / "stamp").exists() == (complaint is None)
     if complaint:
         assert complaint in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("kernel", ["matmul", "attention", "allreduce", "memory", "peak"])
+def test_a_forced_instruction_set_that_a_kernel_lacks_gives_its_next_best(monkeypatch, kernel):
+    """A kernel without an avx512_vnni file, say, runs its avx512 one; forcing generic gives generic everywhere."""
+    from pyhpc.kernels.kernel import kernels
+
+    runnable = [name for name, refusal in getattr(native.cpu(), kernel).variants() if not refusal]
+    for number, target in enumerate(native.cpu().targets()):
+        if native.cpu().target_refusal(target) is not None:
+            continue
+        monkeypatch.setenv("PYHPC_VARIANT", target)
+        expected = next(name for name in native.cpu().targets()[number:] if name in runnable)
+        assert kernels()[kernel]._at_most(target) == expected
+        if kernel == "peak":
+            assert (
+                native.cpu().peak.run("float32", 1, 1)
+                == kernels()["peak"].problem({"dtype": "float32", "blocks": 1}).flops
+            )

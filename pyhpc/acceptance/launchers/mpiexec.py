@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +21,13 @@ from pyhpc.acceptance.plan import Step
 from pyhpc.acceptance.worker import Job
 from pyhpc.errors import RunError
 from pyhpc.measure.measurement import Measurement
+from pyhpc.native import child_command
 
 _GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
 
 
 def _command(step: Step, job_file: Path) -> tuple[list[str], dict[str, str]]:
-    worker = [sys.executable, "-m", "pyhpc.acceptance.worker", str(job_file)]
+    worker = [*child_command("pyhpc.acceptance.worker"), str(job_file)]
     environment = os.environ | {"OMP_NUM_THREADS": str(step.threads)}
     # Another library's tuning variables would handicap whatever the worker compares itself with.
     for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
