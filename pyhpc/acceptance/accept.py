@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pyhpc.acceptance.config import load
+from pyhpc.acceptance.config import bundled, load
 from pyhpc.acceptance.judge import judge
 from pyhpc.acceptance.plan import Plan
 from pyhpc.acceptance.report import EXIT_STATUS, Report, load_run, make_report, write_outputs
@@ -34,7 +34,8 @@ def reproduce(plan: Plan) -> str:
     ranks = plan.ranks or plan.nodes
     start = f"mpiexec -n {ranks} " if plan.launcher == "inline" else ""
     wanted = f" --ranks {plan.ranks}" if plan.ranks and plan.launcher != "inline" else ""
-    return f"{start}pyhpc accept {shlex.quote(plan.suite_path or plan.suite)}{wanted}"
+    own = plan.suite in bundled() and str(bundled()[plan.suite]) == plan.suite_path
+    return f"{start}pyhpc accept {shlex.quote(plan.suite if own else plan.suite_path or plan.suite)}{wanted}"
 
 
 def report_of(folder: Path, suite: str | None = None) -> Report:

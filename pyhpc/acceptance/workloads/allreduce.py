@@ -63,9 +63,16 @@ def _verify(problem: Any, right: np.ndarray, comm: Any, rank: int) -> Check:
     return problem.verify_share(right, rank) if len(digests) == 1 else problem.verify(right, problem.inputs())  # type: ignore[no-any-return]
 
 
-def _slowest(seconds: list[tuple[float, ...]]) -> tuple[float, ...]:
-    """Sample by sample the slowest rank's time."""
-    return tuple(max(times) for times in zip(*seconds, strict=True))
+def _metrics(problem: Any, seconds: list[tuple[float, ...]]) -> dict[str, Series]:
+    """Sample by sample the slowest rank's time, and the bandwidths it means."""
+    slowest = tuple(max(times) for times in zip(*seconds, strict=True))
+    metrics = {
+        "seconds": Series(unit="s", values=slowest),
+        "algbw": Series(unit="B/s", values=tuple(problem.algbw(t) for t in slowest)),
+    }
+    if len(seconds) > 1:
+        metrics["busbw"] = Series(unit="B/s", values=tuple(problem.busbw(t) for t in slowest))
+    return metrics
 
 
 def _merge(proofs: list[Verification], wrong: list[tuple[int, ...]]) -> Verification:
@@ -81,26 +88,49 @@ def _merge(proofs: list[Verification], wrong: list[tuple[int, ...]]) -> Verifica
     )
 
 
+@dataclass(frozen=True)
+class _Vectors:
+    """One rank's arrays for one case, and the call that is timed."""
+
+    problem: Any
+    algorithm: str
+    comm: Any
+    original: np.ndarray
+    x: np.ndarray
+    out: np.ndarray
+    poison: np.ndarray
+
+    @classmethod
+    def of(cls, case: Case, comm: Any, rank: int) -> _Vectors:
+        from pyhpc.kernels.allreduce import KERNEL
+
+        problem: Any = KERNEL.problem(case.problem)
+        original = problem.contribution(rank)
+        return cls(problem, case.variant, comm, original, original.copy(), problem.output(), problem.output())
+
+    def call(self, checked: bool = False) -> None:
+        from pyhpc.kernels.allreduce import allreduce
+
+        allreduce(self.x, self.comm, self.problem.op, self.algorithm, self.out, checked=checked)
+
+    def prepare(self) -> None:
+        np.copyto(self.x, self.original)
+        np.copyto(self.out, self.poison)
+
+
 def measure(case: Case, context: Context) -> Measurement | None:
     """Measure one case on all ranks of the step; the record is rank 0's."""
     from pyhpc.comm import channel, mpi
-    from pyhpc.kernels.allreduce import KERNEL, allreduce
 
-    started, rank = time.time(), context.rank
+    started = time.time()
     context.phase("verifying")  # from here on the ranks wait for each other
-    comm = channel(context.comm).comm
-    problem: Any = KERNEL.problem(case.problem)
-    original = problem.contribution(rank)
-    x, out, poison = original.copy(), problem.output(), problem.output()
-
-    def call() -> None:
-        allreduce(x, context.comm, problem.op, case.variant, out, checked=False)
-
-    allreduce(x, context.comm, problem.op, case.variant, out)
+    comm, vectors = channel(context.comm).comm, _Vectors.of(case, context.comm, context.rank)
+    problem, out = vectors.problem, vectors.out
+    vectors.call(checked=True)
     for _ in range(_SETTLING_CALLS.get(case.variant, 0)):
-        call()
+        vectors.call()
     right = out.copy()
-    check = _verify(problem, right, comm, rank)
+    check = _verify(problem, right, comm, context.rank)
     checks: list[tuple[Check, Subject]] = comm.allgather((check, context.subject))
     fields: dict[str, Any] = {
         "ranks": context.ranks,
@@ -112,12 +142,8 @@ def measure(case: Case, context: Context) -> Measurement | None:
         if not other.passed:
             proved = refuted(other, str(subject))
             record = context.measurement(case, verification=proved, finished=time.time(), **fields)
-            return record if rank == 0 else None
+            return record if context.rank == 0 else None
     proof = Proof(right, str(context.subject))
-
-    def prepare() -> None:
-        np.copyto(x, original)
-        np.copyto(out, poison)
 
     def checked() -> bool:
         context.fault.at_result(out, case.name)
@@ -126,29 +152,22 @@ def measure(case: Case, context: Context) -> Measurement | None:
     context.phase("sampling")
     probe = Probe(threads=context.step.threads)
     clock = _TogetherClock(host_clock(), comm.Barrier)
+    rules = context.step.sampling
     samples = sample(
-        call, prepare, checked, context.step.sampling, clock, lambda value: comm.allreduce(value, mpi().MAX)
+        vectors.call, vectors.prepare, checked, rules, clock, lambda value: comm.allreduce(value, mpi().MAX)
     )
-    proved = proof.verification(samples, check)
-    gathered = comm.gather((samples.seconds, samples.wrong, proved))
-    if rank != 0:
+    gathered = comm.gather((samples.seconds, samples.wrong, proof.verification(samples, check)))
+    if context.rank != 0:
         return None
     seconds = [entry[0] for entry in gathered]
-    slowest = _slowest(seconds)
     worst_rank = max(range(len(seconds)), key=lambda number: sum(seconds[number]))
-    metrics = {
-        "seconds": Series(unit="s", values=slowest),
-        "algbw": Series(unit="B/s", values=tuple(problem.algbw(t) for t in slowest)),
-    }
-    if context.ranks > 1:
-        metrics["busbw"] = Series(unit="B/s", values=tuple(problem.busbw(t) for t in slowest))
     return context.measurement(
         case,
         subject=checks[worst_rank][1],
         seconds=dict(enumerate(seconds)),
-        metrics=metrics,
+        metrics=_metrics(problem, seconds),
         verification=_merge([entry[2] for entry in gathered], [entry[1] for entry in gathered]),
-        conditions=probe.stop(pattern=problem.pattern, seed=problem.seed, cache=context.step.sampling.cache),
+        conditions=probe.stop(pattern=problem.pattern, seed=problem.seed, cache=rules.cache),
         finished=time.time(),
         **fields,
     )
