@@ -33,9 +33,12 @@ def cpu() -> ModuleType:
     try:
         from pyhpc import _cpu
     except ImportError as error:
-        raise Unsupported(
-            f"the compiled module pyhpc._cpu cannot be loaded ({error}); install the package with pip"
-        ) from error
+        tree = Path(__file__).parents[1]
+        if (tree / "csrc").is_dir():
+            hint = f"{tree} is a source tree: start Python in another folder, or install it there with pip install -e ."
+        else:
+            hint = "install the package with pip"
+        raise Unsupported(f"the compiled module pyhpc._cpu cannot be loaded ({error}); {hint}") from error
     return _cpu
 
 
