@@ -52,7 +52,8 @@ def bench_command(
         )
     if plot_path is not None:
         check_path(plot_path)
-    console = Console()
+    terminal = Console()
+    console = terminal if terminal.is_terminal else Console(width=120)  # a file or a pipe has no width of its own
     wanted = problems(kernel, shapes, dtypes or ("float32",))
     rivals = vs or [peer.name for peer in kernels()[kernel].peers() if peer.reject(wanted[0]) is None]
     counts = list(dict.fromkeys(threads))
