@@ -192,7 +192,7 @@ class _Bytes(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
 @click.option("-J", "--json", "json_path", metavar="FILE", help="Also write JSON with nccl-tests' keys.")
 def _bench_allreduce(minbytes: int, maxbytes: int, stepfactor: int, algorithms: str, **options: Any) -> int:
     """The table of nccl-tests: algbw, busbw and #wrong by size, for our algorithms and MPI_Allreduce."""
-    from pyhpc.bench_ranks import bench_allreduce
+    from pyhpc.bench.ranks import bench_allreduce
 
     names = tuple(algorithms.split(","))
     return bench_allreduce(sizes=(minbytes, maxbytes, stepfactor), algorithms=names, **options)

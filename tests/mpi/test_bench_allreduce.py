@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from pyhpc.bench_allreduce import Sweep, benchmark
-from pyhpc.bench_allreduce_table import render, to_json
+from pyhpc.bench.allreduce import Sweep, benchmark
+from pyhpc.bench.allreduce_table import render, to_json
 from pyhpc.errors import InvalidArgument
 from pyhpc.kernels.schedules import play
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from statistics import fmean
 from typing import Any
 
-from pyhpc.bench_allreduce import Result, Row, Timing
+from pyhpc.bench.allreduce import Result, Row, Timing
 
 _TYPES = {"float64": "double", "float32": "float", "float16": "half"}  # the others keep their names
 _NO_ROOT = -1

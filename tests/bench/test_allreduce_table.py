@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from pyhpc.bench_allreduce import Process, Result, Row, Sweep, Timing, sizes_between
-from pyhpc.bench_allreduce_table import render, to_json
+from pyhpc.bench.allreduce import Process, Result, Row, Sweep, Timing, sizes_between
+from pyhpc.bench.allreduce_table import render, to_json
 from pyhpc.errors import InvalidArgument
 
 

@@ -31,15 +31,15 @@ def bench_allreduce(ranks: int | None, json_path: str | None, sizes: tuple[int, 
         ranks: how many to start, when this process was started alone.
         json_path: a file for nccl-tests' JSON, or None.
         sizes: smallest and largest bytes of one rank's vector, and the factor between sizes.
-        sweep: the other fields of `pyhpc.bench_allreduce.Sweep`.
+        sweep: the other fields of `pyhpc.bench.allreduce.Sweep`.
 
     Returns:
         The exit status: 0, or 1 if an element was wrong.
     """
     if not comm.launched():
         return start_ranks(ranks)
-    from pyhpc.bench_allreduce import Sweep, benchmark, sizes_between
-    from pyhpc.bench_allreduce_table import render, to_json
+    from pyhpc.bench.allreduce import Sweep, benchmark, sizes_between
+    from pyhpc.bench.allreduce_table import render, to_json
 
     result = benchmark(Sweep(sizes=sizes_between(*sizes), **sweep))
     if comm.world().Get_rank() == 0:

@@ -7,7 +7,7 @@ that was never written would flatter. Each contestant's first result is verified
 share of the elements, all ranks' digests being equal) and every later one must equal it bit for bit.
 
 The contestants take turns within an iteration and the first place rotates, so that a disturbance of the machine meets
-all. Formulas: nccl-tests, doc/PERFORMANCE.md. The table and the JSON are pyhpc/bench_allreduce_table.py's.
+all. Formulas: nccl-tests, doc/PERFORMANCE.md. The table and the JSON are allreduce_table.py's.
 """
 
 from __future__ import annotations
