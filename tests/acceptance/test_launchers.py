@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import psutil
 import pytest
 
 from pyhpc import comm
+from pyhpc.acceptance import records
 from pyhpc.acceptance.fault import VARIABLE
 from pyhpc.acceptance.launchers.launcher import launcher, launchers
 from pyhpc.acceptance.plan import Case, Step
@@ -98,3 +100,20 @@ def test_of_two_ranks_the_hanging_one_is_blamed(tmp_path, monkeypatch):
     found = run(peak_step(ranks=2, timeout_seconds=8.0), tmp_path, monkeypatch, "hang rank=1 case=int8")
     assert {(m.subject.rank, m.case) for m in found if m.error} == {(1, "int8")}
     assert {(m.subject.rank, m.case) for m in found if not m.error} == {(0, "float32"), (0, "int8"), (1, "float32")}
+
+
+@needs_mpi
+def test_a_killed_launcher_is_told_apart_from_a_killed_rank(tmp_path, monkeypatch):
+    def kill_launcher(rank, case, phase):
+        """As soon as both ranks hang, kill the process that started them."""
+        if len(records.states(tmp_path)) == 2:
+            for process in psutil.Process().children():
+                process.kill()
+
+    monkeypatch.setenv(VARIABLE, "hang case=int8")
+    found = launcher("mpiexec").launch(peak_step(ranks=2), 1, tmp_path, kill_launcher)
+    errors = [m.error for m in found if m.error]
+    assert errors
+    assert all(
+        error.startswith("the MPI launcher ended with signal SIGKILL and named no rank; rank ") for error in errors
+    )

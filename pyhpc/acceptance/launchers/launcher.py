@@ -43,8 +43,8 @@ _CULPRITS = (
 )
 
 
-def _culprits(step: Step, output: str, unfinished: dict[int, dict[str, object]]) -> list[int]:
-    """The ranks that failed by their own word, else those the MPI launcher blames, else those furthest behind."""
+def _blamed(output: str, unfinished: dict[int, dict[str, object]]) -> list[int]:
+    """The ranks that failed by their own word, else those that the MPI launcher names."""
     failed = [rank for rank, state in unfinished.items() if state.get("phase") == FAILED]
     if failed:
         return failed
@@ -54,9 +54,11 @@ def _culprits(step: Step, output: str, unfinished: dict[int, dict[str, object]])
         for rank, state in unfinished.items():
             if found.get("rank") == str(rank) or (found.get("pid") and found["pid"] == str(state.get("pid"))):
                 blamed.add(rank)
-    if blamed:
-        return sorted(blamed)
-    # The others wait for the slowest: in a collective, or for the end of the step.
+    return sorted(blamed)
+
+
+def _behind(step: Step, unfinished: dict[int, dict[str, object]]) -> list[int]:
+    """The ranks furthest behind: the others wait for them, in a collective or for the end of the step."""
     order = [case.name for case in step.cases]
     reached = {
         rank: (order.index(str(state["case"])), PHASES.index(str(state["phase"])))
@@ -68,25 +70,34 @@ def _culprits(step: Step, output: str, unfinished: dict[int, dict[str, object]])
 
 
 def _sentence(step: Step, rank: int, state: dict[str, object], how: str) -> str:
+    """What is known of a culprit; an empty `how` says that the job ended around it for no reason that it gave."""
     if not state:
-        return f"rank {rank} {how} before it started to measure step {step.name}"
+        return f"rank {rank} {how or 'was ended'} before it started to measure step {step.name}"
     doing = f"while {state['phase']} {state['case']}" if state.get("case") else f"after {state['phase']}"
-    return f"rank {rank} on {state['host']} (pid {state['pid']}) {how} {doing} in step {step.name}"
+    return f"rank {rank} on {state['host']} (pid {state['pid']}) {how or 'was ended'} {doing} in step {step.name}"
 
 
-def error_records(job: Job, how: str, output: str, done: list[Measurement]) -> list[Measurement]:
+def error_records(
+    job: Job, how: str, output: str, done: list[Measurement], launcher_ended: bool = False
+) -> list[Measurement]:
     """One error record for each case that a culprit still owed when the job ended badly.
 
-    `how` continues the sentence "rank 1 on node7 ..."; `output` is what the job printed; `done` what it recorded.
+    `how` continues the sentence "rank 1 on node7 ..."; `output` is what the job printed; `done` what it recorded;
+    `launcher_ended`: it is the process that started the ranks whose end is known.
     """
     step = job.step
     said = records.states(Path(job.folder))
     unfinished = {rank: said.get(rank, {}) for rank in range(step.ranks) if said.get(rank, {}).get("phase") != FINISHED}
     last = "".join(output.strip().splitlines()[-1:])[:300]
     found: list[Measurement] = []
-    for rank in _culprits(step, output, unfinished):
+    blamed = _blamed(output, unfinished)
+    for rank in blamed or _behind(step, unfinished):
         state = unfinished[rank]
-        sentence = _sentence(step, rank, state, how) + (f"; printed last: {last}" if last and step.ranks == 1 else "")
+        if step.ranks > 1 and not blamed and launcher_ended:
+            sentence = f"the MPI launcher {how} and named no rank; {_sentence(step, rank, state, '')}"
+        else:
+            sentence = _sentence(step, rank, state, how)
+        sentence += f"; printed last: {last}" if last and step.ranks == 1 else ""
         measured = {m.case for m in done if step.collective or m.subject.rank == rank}
         found += [
             Measurement(

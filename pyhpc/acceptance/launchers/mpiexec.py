@@ -110,7 +110,7 @@ def launch(step: Step, attempt: int, folder: Path, progress: Callable[[int, str,
         how = f"ended with {_status(process.returncode)}"
     else:
         return done
-    return done + error_records(job, how, log.read_text(errors="replace"), done)
+    return done + error_records(job, how, log.read_text(errors="replace"), done, launcher_ended=in_time)
 
 
 def _status(code: int) -> str:
