@@ -20,13 +20,13 @@ are an error.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
 from pyhpc.acceptance.config import LOWER_IS_BETTER, METRIC_UNITS, Limit
 from pyhpc.acceptance.plan import Case, Plan, Step, applies
-from pyhpc.acceptance.proof import Finding, Outcome, examine, values_of
+from pyhpc.acceptance.proof import Finding, Outcome, examine, times_of, values_of
 from pyhpc.measure.measurement import Measurement, Record, Subject
 from pyhpc.measure.statistics import Interval, interval, ratio
 
@@ -46,6 +46,7 @@ class Verdict(Record):
     low: float | None = None  # its confidence interval, in the limit's unit
     high: float | None = None
     confidence: float | None = None
+    exceeds: str | None = None  # the measured ceiling ("step/case") that the value exceeds by more than is believed
 
 
 Owed = dict[int, list[Measurement]]  # subject (as in Step.subjects) → its records, by attempt
@@ -132,11 +133,10 @@ def _pool(records: list[Measurement], metric: str, case: Case) -> list[float]:
     return [value for record in records for value in values_of(record, metric, case) or ()]
 
 
-def _ceiling_values(record: Measurement) -> Sequence[float]:
+def _ceiling_values(record: Measurement) -> list[float]:
     """A ceiling's samples: a peak case is a rate of operations, a memory case a rate of bytes."""
-    metric = "flops_per_second" if record.kernel == "peak" else "bytes_per_second"
-    series = record.metrics.get(metric)
-    return series.values if series is not None else ()
+    work = record.flops if record.kernel == "peak" else record.bytes
+    return [work / seconds for seconds in times_of(record)]
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,7 @@ class _Said:
     outcome: Outcome
     reason: str
     interval: Interval | None = None
+    exceeds: str | None = None
 
     def beside(self, own: float, peers: list[float]) -> _Said:
         """The same, with how far this subject is from the others."""
@@ -154,7 +155,7 @@ class _Said:
         usual = median(peers)
         side = "below" if own < usual else "above"
         told = f"{100 * abs(own - usual) / usual:.0f} % {side} the median of the other {len(peers)}"
-        return _Said(self.outcome, f"{self.reason}; it is {told}", self.interval)
+        return _Said(self.outcome, f"{self.reason}; it is {told}", self.interval, self.exceeds)
 
     def verdict(self, step: Step, case: Case, limit: Limit, records: list[Measurement]) -> Verdict:
         """The verdict that says so."""
@@ -172,6 +173,7 @@ class _Said:
             low=found.low if found else None,
             high=found.high if found else None,
             confidence=limit.confidence if found else None,
+            exceeds=self.exceeds,
         )
 
 
@@ -191,9 +193,13 @@ def _compare(what: str, values: list[float], above: list[float], key: str | None
             return _Said("error", f"{what}: {useless}", found)
     told = f"{what}: {_told(found, limit)}"
     of_fastest = _divided(own, max(above)) if above else None
-    doubts = _doubts(limit, found, of_fastest, key)
-    if doubts:
+    if doubts := _doubts(limit, found):
         return _Said("fail", f"{told}, which is impossibly good: {doubts}", found)
+    bound = limit.at_most if limit.of and limit.at_most else 1.0
+    own_bound = limit.metric in LOWER_IS_BETTER or (limit.at_most is not None and limit.of is None)
+    if not own_bound and of_fastest is not None and _at_most(of_fastest, bound) == "fail":
+        doubts = f"{of_fastest.value:.3g} times the fastest sample of its ceiling {key}, above {bound:g}"
+        return _Said("fail", f"{told}, which is impossibly good: {doubts}", found, exceeds=key)
     upper = of_fastest if limit.of and of_fastest else found
     checks = [_at_least(found, limit.at_least), _at_most(upper, limit.at_most)]
     wanted = " and ".join(
@@ -207,18 +213,13 @@ def _compare(what: str, values: list[float], above: list[float], key: str | None
     return _Said("pass", f"{told}, as demanded: {wanted} {unit}", found)
 
 
-def _doubts(limit: Limit, found: Interval, of_fastest: Interval | None, key: str | None) -> str | None:
-    """Why a result is too good to be believed, or None; `of_fastest` is it in units of its ceiling's fastest sample."""
+def _doubts(limit: Limit, found: Interval) -> str | None:
+    """Why a result is too good to be believed by the limit's own number, or None."""
     if limit.metric in LOWER_IS_BETTER:
         if _at_least(found, limit.at_least) == "fail":
             return f"nothing can be faster than {limit.at_least:g} {limit.unit}"
-    elif limit.at_most is not None and limit.of is None:
-        if _at_most(found, limit.at_most) == "fail":
-            return f"above {limit.at_most:g} {limit.unit} it is not believed"
-    elif of_fastest is not None:
-        bound = limit.at_most or 1.0
-        if _at_most(of_fastest, bound) == "fail":
-            return f"{of_fastest.value:.3g} times the fastest sample of its ceiling {key}, above {bound:g}"
+    elif limit.at_most is not None and limit.of is None and _at_most(found, limit.at_most) == "fail":
+        return f"above {limit.at_most:g} {limit.unit} it is not believed"
     return None
 
 

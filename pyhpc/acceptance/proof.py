@@ -121,6 +121,8 @@ def _misfit(step: Step, case: Case, record: Measurement) -> str | None:
 
 def _gap(record: Measurement) -> str | None:
     """What was not measured or not verified."""
+    if "seconds" not in record.metrics:
+        return "the record has lost its metrics"
     counts = {len(times) for times in record.seconds.values()}
     if counts == {0}:
         return "there are no samples"

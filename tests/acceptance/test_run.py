@@ -9,6 +9,7 @@ import pytest
 
 from pyhpc.acceptance import records
 from pyhpc.acceptance.config import Limit
+from pyhpc.acceptance.judge import judge
 from pyhpc.acceptance.launchers.launcher import Launcher
 from pyhpc.acceptance.plan import Case, Plan, Step
 from pyhpc.acceptance.run import prepare, run
@@ -174,3 +175,29 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
         prepare(make_plan(), Path(tmp_path / "file" / "run"))
+
+
+def test_a_ceiling_that_a_proved_result_exceeds_is_measured_again_and_then_believed(tmp_path):
+    limit = Limit(metric="flops_per_second", unit="fraction", of="ceiling", at_least=0.1, at_most=1.2, source="test")
+    plan = make_plan(attempts=2)
+    ceiling, other = plan.steps
+    ceiling = ceiling.model_copy(update={"limits": ()})
+    cases = tuple(c.model_copy(update={"ceilings": {"flops_per_second": f"one/{c.name}"}}) for c in other.cases)
+    plan = plan.model_copy(update={"steps": (ceiling, other.model_copy(update={"limits": (limit,), "cases": cases}))})
+
+    def disturbed_once(step, attempt, folder, progress):
+        slow = step.name == "one" and attempt == 1
+        return [measured(step, c, attempt, (9.0 if slow and c.name == "y" else 1.0,) * 20) for c in step.cases]
+
+    progress = Silent()
+    found = run(plan, tmp_path, fake(disturbed_once), progress)
+    assert progress.begun == [("one", 1, ("x", "y")), ("two", 1, ("x", "y")), ("one", 2, ("y",))]
+    assert {v.outcome for v in judge(plan, found)} == {"pass"}
+
+    def too_good(step, attempt, folder, progress):
+        return [measured(step, c, attempt, (9.0 if step.name == "one" else 1.0,) * 20) for c in step.cases]
+
+    progress = Silent()
+    found = run(plan, tmp_path / "lying", fake(too_good), progress)
+    assert progress.begun[2:] == [("one", 2, ("x", "y"))]
+    assert "fail" in {v.outcome for v in judge(plan, found)}
