@@ -8,7 +8,7 @@ from collections.abc import Iterator
 def lines(status: bool = False) -> Iterator[str]:
     """Kernels with variants and peers, suites, workloads, launchers, formats."""
     from pyhpc.acceptance.config import bundled
-    from pyhpc.acceptance.formats.format import file_name, formats
+    from pyhpc.acceptance.formats.format import formats
     from pyhpc.acceptance.launchers.launcher import launchers
     from pyhpc.acceptance.workloads.workload import workloads
 
@@ -22,7 +22,7 @@ def lines(status: bool = False) -> Iterator[str]:
         absence = launcher.absence()
         yield f"  {launcher.name:12} {launcher.summary}" + (f" (not now: {absence})" if absence else "")
     yield from ("", "formats")
-    yield from (f"  {name:12} {file_name(name)}" for name in formats())
+    yield from (f"  {name:12} {form.file}" for name, form in formats().items())
 
 
 def _kernel_lines(status: bool) -> Iterator[str]:

@@ -170,11 +170,12 @@ def write_outputs(report: Report, folder: Path, names: Iterable[str] | None = No
         ConfigError: an unknown format.
         RunError: the folder cannot be written or the disk is full.
     """
-    from pyhpc.acceptance.formats.format import file_name, format_of, formats
+    from pyhpc.acceptance.formats.format import format_of, formats
 
     written = []
     for name in formats() if names is None else names:
-        path = folder / file_name(name)
-        records.write_atomically(path, format_of(name)(report))
+        form = format_of(name)
+        path = folder / form.file
+        records.write_atomically(path, form.render(report))
         written.append(path)
     return written

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import os
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pyhpc.errors import ConfigError
+from pyhpc.registry import members
 
 Arrays = dict[str, np.ndarray]
 
@@ -174,11 +173,4 @@ class Kernel:
 @functools.cache
 def kernels() -> dict[str, Kernel]:
     """Every kernel of this folder by name, in the folder's order."""
-    import pyhpc.kernels as folder
-
-    found: dict[str, Kernel] = {}
-    for module in pkgutil.iter_modules(folder.__path__):
-        kernel = getattr(importlib.import_module(f"pyhpc.kernels.{module.name}"), "KERNEL", None)
-        if kernel is not None:
-            found[kernel.name] = kernel
-    return found
+    return members("pyhpc.kernels", "KERNEL")

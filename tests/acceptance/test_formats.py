@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pyhpc.acceptance.formats.format import file_name, format_of, formats
+from pyhpc.acceptance.formats.format import format_of, formats
 from pyhpc.acceptance.judge import judge
 from pyhpc.acceptance.report import make_report
 
@@ -23,12 +23,12 @@ def report(plan, make):
 
 def test_the_folder_is_the_list_of_formats():
     assert set(formats()) >= {"html", "json", "junit", "text"}
-    assert file_name("junit") == "junit.xml"
-    assert file_name("text") == "report.txt"
+    assert format_of("junit").file == "junit.xml"
+    assert format_of("text").file == "report.txt"
 
 
 def test_text_says_failures_first_and_the_answer_last(report):
-    text = format_of("text")(report(matmul=3e-3))
+    text = format_of("text").render(report(matmul=3e-3))
     lines = text.splitlines()
     assert lines[2] == "Fails:"
     assert "rank 0 on n0" in lines[3]
@@ -37,7 +37,7 @@ def test_text_says_failures_first_and_the_answer_last(report):
 
 
 def test_text_of_an_accepted_run_has_a_row_for_each_limit_and_no_complaint(report):
-    text = format_of("text")(report())
+    text = format_of("text").render(report())
     assert "Fails:" not in text
     assert "Could not be judged:" not in text
     assert sum(line.startswith("pass ") for line in text.splitlines()) == 5
@@ -45,7 +45,7 @@ def test_text_of_an_accepted_run_has_a_row_for_each_limit_and_no_complaint(repor
 
 
 def test_json_has_a_schema_version_and_the_raw_samples(report):
-    found = json.loads(format_of("json")(report()))
+    found = json.loads(format_of("json").render(report()))
     assert found["schema_version"] == 1
     assert found["answer"] == "ACCEPTED"
     assert len(found["measurements"][0]["seconds"]["0"]) == 20
@@ -54,7 +54,7 @@ def test_json_has_a_schema_version_and_the_raw_samples(report):
 @pytest.mark.parametrize(("medians", "failures", "kind"), [({}, 0, None), ({"matmul": 3e-3}, 5, "failure")])
 def test_junit_has_one_test_case_a_verdict_and_one_for_the_answer(report, medians, failures, kind):
     made = report(**medians)
-    root = ElementTree.fromstring(format_of("junit")(made))
+    root = ElementTree.fromstring(format_of("junit").render(made))
     assert root.get("tests") == str(len(made.verdicts) + 1)
     assert root.get("failures") == str(failures)
     answer = root.find("testsuite[@name='answer']/testcase")
@@ -62,19 +62,19 @@ def test_junit_has_one_test_case_a_verdict_and_one_for_the_answer(report, median
 
 
 def test_junit_tells_measured_limit_unit_and_source(report):
-    root = ElementTree.fromstring(format_of("junit")(report(matmul=3e-3)))
+    root = ElementTree.fromstring(format_of("junit").render(report(matmul=3e-3)))
     failure = root.find(".//testsuite[@name='matmul']/testcase/failure")
     assert "at least 0.5" in failure.get("message")
     assert "contract, annex 2" in failure.text
 
 
 def test_junit_never_turns_what_is_missing_into_a_pass(report):
-    root = ElementTree.fromstring(format_of("junit")(report(records=[])))
+    root = ElementTree.fromstring(format_of("junit").render(report(records=[])))
     assert all(len(case) == 1 for case in root.iter("testcase"))
     assert root.get("errors") == root.get("tests")
 
 
 def test_junit_holds_what_xml_cannot(report, plan, records):
     broken = [m.model_copy(update={"error": "bell \x07 & <tag>"}) for m in records]
-    root = ElementTree.fromstring(format_of("junit")(report(records=broken)))
+    root = ElementTree.fromstring(format_of("junit").render(report(records=broken)))
     assert "bell ? & <tag>" in next(root.iter("error")).get("message")

@@ -11,11 +11,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from pyhpc.acceptance.formats.format import Format
 from pyhpc.acceptance.judge import Verdict
 from pyhpc.acceptance.report import Report
 
-NAME = "html"
-SUFFIX = "html"
 _TONES = {"ACCEPTED": "pass", "REJECTED": "fail", "INCOMPLETE": "inconclusive"}
 _OUTCOMES = ("pass", "fail", "inconclusive", "error", "skip")
 
@@ -126,3 +125,6 @@ def render(report: Report) -> str:
         roofline=Markup(plots.roofline(report)),
         curves=Markup(plots.allreduce_curves(report)),
     )
+
+
+FORMAT = Format("html", "report.html", render)

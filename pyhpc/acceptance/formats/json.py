@@ -5,12 +5,13 @@ Everything is in it (plan, raw samples, verdicts), so `Report.model_validate_jso
 
 from __future__ import annotations
 
+from pyhpc.acceptance.formats.format import Format
 from pyhpc.acceptance.report import Report
-
-NAME = "json"
-SUFFIX = "json"
 
 
 def render(report: Report) -> str:
     """The report as JSON."""
     return report.model_dump_json(indent=1) + "\n"
+
+
+FORMAT = Format("json", "report.json", render)

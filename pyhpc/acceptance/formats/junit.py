@@ -9,13 +9,10 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
+from pyhpc.acceptance.formats.format import Format
 from pyhpc.acceptance.judge import Verdict
 from pyhpc.acceptance.plan import describe
 from pyhpc.acceptance.report import Report
-
-NAME = "junit"
-SUFFIX = "xml"
-FILE = "junit.xml"
 
 _ELEMENTS = {"fail": "failure", "error": "error", "inconclusive": "error", "skip": "skipped"}
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 cannot hold
@@ -69,3 +66,6 @@ def render(report: Report) -> str:
             element.set(attribute, str(sum(1 for _ in element.iter(tag))))
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+FORMAT = Format("junit", "junit.xml", render)

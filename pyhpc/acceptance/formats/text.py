@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pyhpc.acceptance.config import METRIC_UNITS
+from pyhpc.acceptance.formats.format import Format
 from pyhpc.acceptance.judge import Verdict
 from pyhpc.acceptance.report import Report
-
-NAME = "text"
-SUFFIX = "txt"
 
 _MANY = 20  # sentences and rows of one kind; the rest is in report.json
 
@@ -113,3 +111,6 @@ def render(report: Report) -> str:
         f"everything measured is in {report.run_folder}",
     ]
     return "\n".join(lines) + "\n"
+
+
+FORMAT = Format("text", "report.txt", render)

@@ -6,8 +6,6 @@ A launcher is one file of this folder that defines `LAUNCHER`; the folder listin
 from __future__ import annotations
 
 import functools
-import importlib
-import pkgutil
 import re
 import time
 from collections.abc import Callable
@@ -19,6 +17,7 @@ from pyhpc.acceptance.plan import Step
 from pyhpc.acceptance.worker import FAILED, FINISHED, PHASES, Job
 from pyhpc.errors import ConfigError
 from pyhpc.measure.measurement import Measurement, Subject
+from pyhpc.registry import members
 
 
 @dataclass(frozen=True)
@@ -122,14 +121,7 @@ def error_records(
 @functools.cache
 def launchers() -> dict[str, Launcher]:
     """Every launcher of this folder by name."""
-    import pyhpc.acceptance.launchers as folder
-
-    found: dict[str, Launcher] = {}
-    for module in pkgutil.iter_modules(folder.__path__):
-        launcher = getattr(importlib.import_module(f"{folder.__name__}.{module.name}"), "LAUNCHER", None)
-        if launcher is not None:
-            found[launcher.name] = launcher
-    return found
+    return members("pyhpc.acceptance.launchers", "LAUNCHER")
 
 
 def launcher(name: str) -> Launcher:

@@ -6,8 +6,6 @@ A workload is one file of this folder that defines `WORKLOAD`; the folder listin
 from __future__ import annotations
 
 import functools
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +14,7 @@ from pyhpc.acceptance.fault import Fault
 from pyhpc.acceptance.plan import Case, Step
 from pyhpc.errors import ConfigError
 from pyhpc.measure.measurement import Measurement, Subject
+from pyhpc.registry import members
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,7 @@ class Workload:
 @functools.cache
 def workloads() -> dict[str, Workload]:
     """Every workload of this folder by name."""
-    import pyhpc.acceptance.workloads as folder
-
-    found: dict[str, Workload] = {}
-    for module in pkgutil.iter_modules(folder.__path__):
-        workload = getattr(importlib.import_module(f"{folder.__name__}.{module.name}"), "WORKLOAD", None)
-        if workload is not None:
-            found[workload.name] = workload
-    return found
+    return members("pyhpc.acceptance.workloads", "WORKLOAD")
 
 
 def workload(name: str) -> Workload:

@@ -17,12 +17,12 @@ Reading the input until a chunk of the result is first written, instead of copyi
 from __future__ import annotations
 
 import functools
-import importlib
 import math
-import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
+
+from pyhpc.registry import members
 
 Buffer = Literal["input", "result"]
 Chunks = tuple[int, int]  # first, one past the last
@@ -132,14 +132,7 @@ class Algorithm:
 @functools.cache
 def algorithms() -> dict[str, Algorithm]:
     """Every algorithm of this folder by name, in the folder's order."""
-    import pyhpc.kernels.schedules as folder
-
-    found: dict[str, Algorithm] = {}
-    for module in pkgutil.iter_modules(folder.__path__):
-        algorithm = getattr(importlib.import_module(f"{folder.__name__}.{module.name}"), "ALGORITHM", None)
-        if algorithm is not None:
-            found[algorithm.name] = algorithm
-    return found
+    return members("pyhpc.kernels.schedules", "ALGORITHM")
 
 
 @functools.lru_cache(maxsize=4096)
