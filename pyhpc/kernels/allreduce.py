@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyhpc.comm import Channel, channel, mpi
-from pyhpc.errors import InvalidArgument, PyhpcError, Unsupported
+from pyhpc.errors import InvalidArgument, PyhpcError
 from pyhpc.kernels.allreduce_problem import OPS, AllreduceProblem
 from pyhpc.kernels.allreduce_variants import algorithm_refusal, peers, variants
-from pyhpc.kernels.arrays import HOST, NAMES, describe, host_view, same_home
+from pyhpc.kernels.arrays import HOST, NAMES, Operand, describe, fetch, host_view, same_home, store
 from pyhpc.kernels.data import DTYPES
 from pyhpc.kernels.kernel import Kernel
 from pyhpc.kernels.schedules.play import play
@@ -32,9 +32,10 @@ def allreduce(
     Collective: all ranks of `comm` call it with the same number of elements, dtype, op and algorithm.
 
     Args:
-        x: an array of any shape in host memory (NumPy, PyTorch, DLPack, buffer protocol), of dtype float64, float32,
+        x: an array of any shape (NumPy, PyTorch, CuPy, Numba, DLPack, buffer protocol), of dtype float64, float32,
             float16, bfloat16 or any integer; elements are combined in C order. Strided input is copied into a
-            contiguous work array first. Integers wrap; NaN propagates. GPU memory is refused: copy it to the host.
+            contiguous work array first. Integers wrap; NaN propagates. Arrays in GPU memory are staged through the
+            host by their own library (never tried on a GPU yet).
         comm: an mpi4py intracommunicator, default MPI_COMM_WORLD. Messages travel on a private duplicate of it.
         op: "sum", "prod", "min" or "max".
         algorithm: "auto", one of `pyhpc list` ("ring", "recursive_doubling"), or "mpi" for the library's own
@@ -52,7 +53,7 @@ def allreduce(
 
     Raises:
         InvalidArgument: an argument that cannot be taken, or ranks that disagree; with `checked`, on every rank.
-        Unsupported: no MPI here, or an array in GPU memory.
+        Unsupported: no MPI here, or an array in GPU memory whose library offers no copy.
 
     Source of the algorithms: each schedule's file.
     """
@@ -74,6 +75,8 @@ def allreduce(
         play(private, request.algorithm, request.x, request.out, op)
     if request.strided is not None:
         request.strided[...] = request.out.reshape(request.strided.shape)
+    if request.on_gpu is not None:
+        store(request.out.reshape(request.on_gpu.shape), request.on_gpu)
     return request.answer
 
 
@@ -86,6 +89,7 @@ class _Request(NamedTuple):
     algorithm: Algorithm | None  # None: MPI_Allreduce
     answer: Any
     strided: np.ndarray | None = None  # where `out` is copied to in the end
+    on_gpu: Operand | None = None  # likewise, in GPU memory
 
     @property
     def signature(self) -> tuple[int, int, int, int]:
@@ -102,12 +106,17 @@ def _request(x: Any, out: Any, op: str, algorithm: str, ranks: int) -> _Request:
     """Check the arguments of this rank."""
     if op not in OPS:
         raise InvalidArgument(f"op is {op!r}; it must be one of {', '.join(OPS)}")
-    source = _host(x, "x")
+    operand = None if type(x) is np.ndarray else describe(x, "x")
+    staged = operand is not None and operand.device != HOST
+    source = _checked(fetch(operand)) if operand is not None and staged else _host(x, "x")
     chosen = _algorithm(algorithm, ranks, source.nbytes)
     refusal = algorithm_refusal(algorithm, NAMES[source.dtype])
     if refusal is not None:
         raise InvalidArgument(f"{refusal}; use algorithm='auto'")
     flat = np.ascontiguousarray(source).reshape(-1)
+    if operand is not None and staged:
+        answer = operand.library.empty(operand, operand.shape, operand.dtype) if out is None else out
+        return _Request(flat, np.empty_like(flat), op, chosen, answer, on_gpu=_home(operand, answer))
     if out is None:
         like = describe(x, "x")
         answer = like.library.empty(like, source.shape, NAMES[source.dtype])
@@ -121,21 +130,31 @@ def _request(x: Any, out: Any, op: str, algorithm: str, ranks: int) -> _Request:
     return _Request(flat, flat if in_place else np.empty_like(flat), op, chosen, out, target)
 
 
+def _home(x: Operand, out: Any) -> Operand:
+    """`out`, which is to take the result of an `x` in GPU memory."""
+    home = same_home({"out": describe(out, "out"), "x": x})
+    if (home.shape, home.dtype) != (x.shape, x.dtype):
+        raise InvalidArgument(
+            f"out has shape {home.shape} and dtype {home.dtype}; x has {x.shape} and {x.dtype}, and they must agree"
+        )
+    return home
+
+
 def _host(array: Any, argument: str) -> np.ndarray:
     """`array` as a NumPy array of the same memory."""
     if type(array) is not np.ndarray:
-        operand = describe(array, argument)
-        if operand.device != HOST:
-            raise Unsupported(
-                f"{argument} is in GPU memory, and all-reduce takes host memory: copy it to the host first"
-            )
-        array = host_view(operand)
+        array = host_view(describe(array, argument))
+    return _checked(array, argument)
+
+
+def _checked(array: np.ndarray, argument: str = "x") -> np.ndarray:
+    """`array`, whose dtype is one that is combined."""
     if array.dtype not in NAMES:
         names = ", ".join(DTYPES)
         raise InvalidArgument(
             f"{argument} has dtype {array.dtype.str}; it must be one of {names}, in native byte order"
         )
-    return array  # type: ignore[no-any-return]
+    return array
 
 
 def _check_out(source: np.ndarray, target: np.ndarray) -> bool:

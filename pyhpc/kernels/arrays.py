@@ -193,3 +193,35 @@ def host_view(operand: Operand) -> np.ndarray:
         view: np.ndarray = operand.array.view(sys.modules["torch"].int16).numpy().view(DTYPES["bfloat16"])
         return view
     return np.from_dlpack(operand.array)
+
+
+def fetch(operand: Operand) -> np.ndarray:
+    """A copy on the host of an operand in GPU memory, made by its own library in the order of the caller's stream.
+
+    Raises:
+        Unsupported: its library offers no copy.
+    """
+    if operand.library is TORCH:
+        return host_view(describe(operand.array.cpu(), "the copy"))
+    if operand.library is CUPY:
+        copy: np.ndarray = sys.modules["cupy"].asnumpy(operand.array)
+        return copy
+    if operand.library is NUMBA:
+        copy = operand.array.copy_to_host()
+        return copy
+    kind = type(operand.array)
+    raise Unsupported(
+        f"a {kind.__module__}.{kind.__name__} on a GPU cannot be copied here; give PyTorch or CuPy arrays"
+    )
+
+
+def store(host: np.ndarray, operand: Operand) -> None:
+    """Write a host array of the same shape and dtype into an operand in GPU memory; the reverse of `fetch`."""
+    if operand.library is TORCH:
+        torch = sys.modules["torch"]
+        bits = torch.from_numpy(host.view(np.int16)).view(torch.bfloat16) if operand.dtype == "bfloat16" else None
+        operand.array.copy_(torch.from_numpy(host) if bits is None else bits)
+    elif operand.library is CUPY:
+        operand.array.set(host)
+    else:
+        operand.array.copy_to_device(host)

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import contextlib
+import sys
+import types
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -227,3 +231,40 @@ def test_bfloat16_sums_are_rounded_after_every_addition_in_the_schedule_s_order(
     if world.size == 2:
         assert float(allreduce(x, algorithm="recursive_doubling")[0]) == 1.0
     assert same_bits_everywhere(world, allreduce(x))
+
+
+def stand_in_for_cupy(monkeypatch):
+    """A class whose instances look like CuPy arrays and keep their data in host memory, and their library."""
+
+    def init(self, data):
+        self.data, self.shape, self.dtype = data, data.shape, data.dtype
+        self.device = contextlib.nullcontext()
+        self.__cuda_array_interface__ = {"shape": data.shape, "typestr": "<f4", "data": (4096, False), "stream": None}
+
+    def set_(self, host):
+        self.data[...] = host
+
+    members = {"__module__": "cupy", "__init__": init, "set": set_, "__dlpack_device__": lambda self: (2, 0)}
+    array = type("ndarray", (), members)
+    library = types.SimpleNamespace(
+        asnumpy=lambda a: a.data.copy(), empty=lambda shape, dtype: array(np.full(shape, np.nan, dtype))
+    )
+    monkeypatch.setitem(sys.modules, "cupy", library)
+    return array
+
+
+def test_an_array_in_gpu_memory_is_staged_by_its_own_library(world, monkeypatch):
+    array = stand_in_for_cupy(monkeypatch)
+    mine = np.full((3, 5), world.Get_rank() + 1, np.float32)
+    total = np.full((3, 5), sum(range(1, world.Get_size() + 1)), np.float32)
+    x = array(mine.copy())
+    result = allreduce(x)
+    assert type(result) is array
+    np.testing.assert_array_equal(result.data, total)
+    np.testing.assert_array_equal(x.data, mine)
+    assert allreduce(x, out=x) is x
+    np.testing.assert_array_equal(x.data, total)
+    with pytest.raises(InvalidArgument, match=r"out has shape \(3, 4\)"):
+        allreduce(x, out=array(np.zeros((3, 4), np.float32)))
+    with pytest.raises(InvalidArgument, match="give arrays of one library"):
+        allreduce(x, out=np.zeros((3, 5), np.float32))
