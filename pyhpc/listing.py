@@ -35,8 +35,9 @@ def _kernel_lines(status: bool) -> Iterator[str]:
             for variant in variants:
                 refusals = [variant.reject(problem) for problem in kernel.examples]
                 refused = bool(refusals) and all(refusals)
-                told = f"  {refusals[0]}" if refused else f"  {variant.status}" if status else ""
-                yield f"    {kind + variant.name:14} {variant.device:5} {'absent ' if refused else 'usable'}{told}"
+                state = "not here" if refused else "usable"
+                told = "; ".join([str(refusals[0])] * refused + [variant.status] * status)
+                yield f"    {kind + variant.name:18} {variant.device:5} {state:9} {told}".rstrip()
 
 
 def _first_comment(path: object) -> str:
