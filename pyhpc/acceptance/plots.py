@@ -93,10 +93,16 @@ def _roofline(report: Report) -> str:
     beside: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}
     axes.annotate(f"DRAM {bandwidth:.0f} GB/s", (left, left * bandwidth), xytext=(10, 2), **beside)
     colors = dict(zip(sorted(peaks, key=lambda dtype: -peaks[dtype]), SERIES_COLORS, strict=False))
+    names: list[tuple[float, str, str]] = []  # where, what and in which color to write; roofs that touch share a name
     for dtype, color in colors.items():
         axes.plot([max(left, peaks[dtype] / bandwidth), right], [peaks[dtype]] * 2, color=color, linewidth=1.4)
         told = f"{dtype} {peaks[dtype]:.0f}"
-        axes.annotate(told, (right, peaks[dtype]), xytext=(3, -2), color=color, **beside)
+        if names and names[-1][0] < 1.08 * peaks[dtype]:
+            names[-1] = (names[-1][0], f"{names[-1][1]}, {told}", INK)
+        else:
+            names.append((peaks[dtype], told, color))
+    for rate, told, color in names:
+        axes.annotate(told, (right, rate), xytext=(3, -2), color=color, **beside)
     markers = dict(zip(sorted({m.kernel for _, _, m in points}), "os^Dv", strict=False))
     for intensity, rate, m in points:
         color = colors.get(str(m.problem.get("dtype")), INK)
