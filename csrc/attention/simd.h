@@ -88,7 +88,7 @@ struct Simd : VectorTypes<count> {
   }
 
   // 2^f for |f| ≤ 1/2: minimax polynomial of degree 5 with value 1 at 0, so that an unchanged maximum rescales by 1
-  // exactly. Relative error 1.7e-7 with fused, 1.9e-7 with separate rounding (all floats in the interval); stated as
+  // exactly. Relative error 1.7e-7 with fused, 1.9e-7 with separate rounding (on a dense grid); stated as
   // 2^-22.
   static Vec exp2_fraction(Vec f) {
     Vec p = splat(0x1.5bba0ep-10f);
