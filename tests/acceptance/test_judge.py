@@ -212,3 +212,9 @@ def test_judge_report_and_text_formats_import_neither_numpy_nor_mpi():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_ceiling_whose_record_has_lost_its_metrics_is_an_error(plan, records):
+    verdicts = judge(plan, replace(records, 0, metrics={}))
+    told = next(v for v in verdicts if v.step == "peak" and v.outcome == "error")
+    assert "the record has lost its metrics" in told.reason

@@ -143,6 +143,23 @@ def test_a_driver_killed_within_a_step_keeps_the_cases_its_worker_had_finished(t
     assert len(records.read(tmp_path / records.RECORDS)[0]) == 4
 
 
+def test_records_that_a_launcher_finds_again_on_disk_are_stored_once(tmp_path):
+    def killed(step, attempt, folder, progress):
+        records.append(folder / "rank-0.jsonl", steady(step, attempt, folder, progress)[0])
+        raise SystemExit
+
+    def as_workers_do(step, attempt, folder, progress):
+        for one in steady(step, attempt, folder, progress):
+            records.append(folder / "rank-0.jsonl", one)
+        return records.read(folder / "rank-0.jsonl")[0]
+
+    with pytest.raises(SystemExit):
+        run(make_plan(), tmp_path, fake(killed), Silent())
+    run(make_plan(), tmp_path, fake(as_workers_do), Silent())
+    stored = [(m.step, m.case) for m in records.read(tmp_path / records.RECORDS)[0]]
+    assert sorted(stored) == [("one", "x"), ("one", "y"), ("two", "x"), ("two", "y")]
+
+
 def test_an_inconclusive_case_alone_is_measured_again_until_attempts_end(tmp_path):
     def wide(step, attempt, folder, progress):
         around = tuple(1.0 if i % 2 else 4.0 for i in range(20))  # rates 100 and 25 about the limit of 50
