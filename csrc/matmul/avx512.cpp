@@ -16,7 +16,7 @@ struct Pairs {
 struct Target {
   // 24 sums, 3 vectors of b, 1 broadcast of a: 28 of 32 registers. 14 x 2 was slower: its 14 rows of a power-of-two
   // stride meet in few sets of the first-level cache, and 8 rows divide the usual sizes.
-  static constexpr int vector_bytes = 64, rows = 8, vectors = 3;
+  static constexpr int vector_bytes = 64, rows = 6, vectors = 4;
   using Int8 = Int8Pairs<Pairs, vector_bytes>;
 };
 

@@ -130,14 +130,17 @@ struct Blocked {
         Tile::pack_a(product.a.at(i, p0), smaller(rows, i_end - i), k, a_space + (i - i0) * units);
       for (int64_t j = my_columns.begin; j < my_columns.end; j += columns) {
         const Word* panel = b_block + j / columns * panel_words();
-        const Word* ahead = j + columns < my_columns.end ? panel + panel_words() : panel;
-        const Word* const ahead_end = ahead + panel_words();
+        // The next panel is brought in by the tiles of this one, each an even share of it.
+        const bool last = j + columns >= my_columns.end;
+        const auto* ahead = reinterpret_cast<const char*>(last ? panel : panel + panel_words());
+        const int64_t tiles = ceil_div(i_end - i0, rows), share = ceil_div(panel_words() * sizeof(Word), tiles);
+        const int64_t ahead_step = last ? 0 : ceil_div(share, ceil_div(units, Tile::Kernel::depth));
         for (int64_t i = i0; i < i_end; i += rows) {
-          const Panels<Word> panels = {units, a_space + (i - i0) * units, panel, ahead < ahead_end ? ahead : panel};
+          const Panels<Word> panels = {units, a_space + (i - i0) * units, panel, ahead, ahead_step};
           Tile::run(smaller(rows, i_end - i), smaller(columns, my_columns.end - j), panels,
                     product.out + i * product.out_row + (j0 + j) * product.out_column, product.out_row,
                     product.out_column, product.accumulate || p0 > 0);
-          ahead += units * (64 / sizeof(Word));
+          if (!last) ahead += share;
         }
       }
     }

@@ -1,19 +1,21 @@
 // The micro-kernel: c (rows x columns) = or += the product of a packed panel of a and one of b, all sums in registers.
 //   for u < units: c[i, j] += a[u * max_rows + i] b[u * columns + j]
 // `max_rows` x `vectors` is chosen by the target so that the sums, one row of b and the broadcast of a fill its
-// registers. One instance per number of rows, so that the last rows of a matrix cost no more than they are.
+// registers. One instance per number of rows and of vectors, so that the edges of a matrix cost no more than they are.
 #pragma once
 #include "matmul/pack.h"
 
 namespace pyhpc::matmul {
 namespace {
 
-// One panel of a, one of b, and memory of the next panel of b to bring into the second-level cache meanwhile, a line
-// for each step: fetched by the first tile that needs it, it would arrive slower than that tile computes.
+// One panel of a, one of b, and memory to bring into the second-level cache meanwhile, `ahead_step` bytes further with
+// each `Micro::depth` units: fetched by the first tile that needs it, it would arrive slower than that tile computes.
 template <class Word>
 struct Panels {
   int64_t units;
-  const Word *a, *b, *ahead;
+  const Word *a, *b;
+  const char* ahead;
+  int64_t ahead_step;
 };
 
 template <class Arithmetic, int max_rows, int vectors>
@@ -22,48 +24,69 @@ struct Micro {
   using V = typename Arithmetic::V;
   static constexpr int lanes = sizeof(V) / sizeof(Word), columns = vectors * lanes;
   static constexpr int header = Arithmetic::header ? columns : 0;  // words before the first row of a packed panel of b
+  static constexpr int depth = 4;                                  // units per turn of the loop
 
-  // c has `rows` rows, `row_step` apart, of `columns` neighbouring elements.
-  template <int rows = max_rows>
-  static void run(int64_t wanted, const Panels<Word>& panels, Word* c, int64_t row_step, bool add) {
-    if (wanted == rows) return product<rows>(panels, c, row_step, add);
-    if constexpr (rows > 1) run<rows - 1>(wanted, panels, c, row_step, add);
+  // c has `rows` rows, `row_step` apart, of `wanted_vectors` neighbouring vectors.
+  static void run(int64_t rows, int64_t wanted_vectors, const Panels<Word>& panels, Word* c, int64_t row_step,
+                  bool add) {
+    by_rows<max_rows>(rows, wanted_vectors, panels, c, row_step, add);
   }
 
  private:
   template <int rows>
+  static void by_rows(int64_t wanted, int64_t wanted_vectors, const Panels<Word>& panels, Word* c, int64_t row_step,
+                      bool add) {
+    if (wanted == rows) return by_vectors<rows, vectors>(wanted_vectors, panels, c, row_step, add);
+    if constexpr (rows > 1) by_rows<rows - 1>(wanted, wanted_vectors, panels, c, row_step, add);
+  }
+
+  template <int rows, int width>
+  static void by_vectors(int64_t wanted, const Panels<Word>& panels, Word* c, int64_t row_step, bool add) {
+    if (wanted == width) return product<rows, width>(panels, c, row_step, add);
+    if constexpr (width > 1) by_vectors<rows, width - 1>(wanted, panels, c, row_step, add);
+  }
+
+  template <int rows, int width>
   __attribute__((noinline)) static void product(const Panels<Word>& panels, Word* c, int64_t row_step, bool add) {
     const Word *a = panels.a, *b = panels.b;
-    const char* ahead = reinterpret_cast<const char*>(panels.ahead);
-    V sums[rows][vectors];
+    const char* ahead = panels.ahead;
+    V sums[rows][width];
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 8
-      for (int j = 0; j < vectors; ++j) {
+      for (int j = 0; j < width; ++j) {
         __builtin_prefetch(c + i * row_step + j * lanes, 1);
         sums[i][j] = Arithmetic::header ? load<V>(b + j * lanes) : V{};
       }
     b += header;
-    for (int64_t u = panels.units; u > 0; --u, a += max_rows, b += columns, ahead += 64) {
+    int64_t u = panels.units;
+    for (; u >= depth; u -= depth, a += depth * max_rows, b += depth * columns, ahead += panels.ahead_step) {
       __builtin_prefetch(ahead, 0, 2);
-      V row[vectors];
-#pragma GCC unroll 8
-      for (int j = 0; j < vectors; ++j) row[j] = load<V>(b + j * lanes);
-#pragma GCC unroll 16
-      for (int i = 0; i < rows; ++i) {
-        const V factor = broadcast<V>(a[i]);
-#pragma GCC unroll 8
-        for (int j = 0; j < vectors; ++j) sums[i][j] = Arithmetic::multiply_add(sums[i][j], factor, row[j]);
-      }
+#pragma GCC unroll 4
+      for (int d = 0; d < depth; ++d) add_unit<rows, width>(sums, a + d * max_rows, b + d * columns);
     }
+    for (; u > 0; --u, a += max_rows, b += columns) add_unit<rows, width>(sums, a, b);
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 8
-      for (int j = 0; j < vectors; ++j) {
+      for (int j = 0; j < width; ++j) {
         Word* to = c + i * row_step + j * lanes;
         if (add) sums[i][j] += load<V>(to);
         memcpy(to, &sums[i][j], sizeof(V));
       }
+  }
+
+  template <int rows, int width>
+  __attribute__((always_inline)) static inline void add_unit(V (&sums)[rows][width], const Word* a, const Word* b) {
+    V row[width];
+#pragma GCC unroll 8
+    for (int j = 0; j < width; ++j) row[j] = load<V>(b + j * lanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i) {
+      const V factor = broadcast<V>(a[i]);
+#pragma GCC unroll 8
+      for (int j = 0; j < width; ++j) sums[i][j] = Arithmetic::multiply_add(sums[i][j], factor, row[j]);
+    }
   }
 };
 
@@ -97,10 +120,11 @@ struct Tile {
   // c += or = for rows x count elements, `row_step` and `column_step` apart.
   static void run(int64_t rows, int64_t count, const Panels<Word>& panels, Word* c, int64_t row_step,
                   int64_t column_step, bool add) {
-    if (count == columns && column_step == 1) return Kernel::run(rows, panels, c, row_step, add);
+    const int64_t wanted = ceil_div(count, lanes);
+    if (count == wanted * lanes && column_step == 1) return Kernel::run(rows, wanted, panels, c, row_step, add);
     // The edge of the matrix, or scattered columns: through a full tile beside it.
     alignas(64) Word whole[max_rows * columns];
-    Kernel::run(rows, panels, whole, columns, false);
+    Kernel::run(rows, wanted, panels, whole, columns, false);
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t j = 0; j < count; ++j) {
         Word& element = c[i * row_step + j * column_step];
