@@ -111,8 +111,12 @@ struct Blocked {
     const int64_t j0 = step / k_blocks * n_block, p0 = step % k_blocks * k_block;
     const int64_t n = smaller(n_block, product.n - j0), k = smaller(k_block, product.k - p0);
     const Range mine = part(n, columns, team.rank, team.size);
-    for (int64_t j = mine.begin; j < mine.end; j += columns)
-      Tile::pack_b(product.b.at(j0 + j, p0), smaller(columns, n - j), k, b_block + j / columns * panel_words());
+    // Where a row of b is near, a few rows at a time over all panels: memory is read in long runs.
+    const int64_t turn = product.b.lanes_near() ? 8 * group : k;
+    for (int64_t p = 0; p < k; p += turn)
+      for (int64_t j = mine.begin; j < mine.end; j += columns)
+        Tile::pack_b(product.b.at(j0 + j, p0 + p), smaller(columns, n - j), smaller(turn, k - p),
+                     b_block + j / columns * panel_words(), p / group);
   }
 
   void multiply_block(const Product<Tile>& product, int64_t step, Place place, Word* a_space,

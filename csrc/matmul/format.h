@@ -7,6 +7,8 @@
 //   Input, group             element in memory, consecutive k held by one word
 //   across(p, lane_step, k_step, lanes, k_left)   words of neighbouring rows (of a) or columns (of b) at one k
 //   along(p, k_step, k_left)                      words of one row or column at neighbouring k
+//   interleaves<width>, interleave(p, k_step, to) whether and how `width` neighbouring lanes of a whole group of k are
+//                                                 packed at once, faster than by `across`
 //   Resized<bytes>                                the same with shorter vectors
 // Integer words are unsigned, so that their sums wrap (modulo 2^32) instead of being undefined.
 #pragma once
@@ -32,6 +34,8 @@ struct Floating {
   using Input = Input_;
   using V = typename Arithmetic::V;
   static constexpr int group = 1;
+  template <int>
+  static constexpr bool interleaves = false;
   template <int other>
   using Resized = Floating<Word, Input, other>;
 
@@ -57,6 +61,8 @@ struct Int8Pairs {
   using Word = uint32_t;
   using V = Vector<Word, bytes>;
   static constexpr int group = 2;
+  template <int>
+  static constexpr bool interleaves = false;
   template <int other>
   using Resized = Int8Pairs<Pairs, other>;
 
@@ -86,6 +92,8 @@ struct Int8Quads {
   using Word = uint32_t;
   using V = Vector<Word, bytes>;
   static constexpr int group = 4;
+  template <int width>
+  static constexpr bool interleaves = width == bytes;
   template <int other>
   using Resized = Int8Quads<Quads, other>;
   static constexpr Word shift = 0x80808080u;  // flips the top bit of each byte: adds 128 modulo 256
@@ -101,6 +109,16 @@ struct Int8Quads {
   static V along(const Input* from, int64_t k_step, int64_t k_left) {
     const V words = reinterpret_cast<V>(gather<int8_t, Input, bytes>(from, k_step, k_left));
     return side == Side::a ? words ^ shift : words;
+  }
+  template <Side side>
+  static void interleave(const Input* from, int64_t k_step, Word* to) {
+    V rows[group];
+    for (int i = 0; i < group; ++i) rows[i] = load<V>(from + i * k_step);
+    ByteInterleaving<bytes>::run(rows);
+    for (int i = 0; i < group; ++i) {
+      const V words = side == Side::a ? rows[i] ^ shift : rows[i];
+      memcpy(to + i * (bytes / sizeof(Word)), &words, sizeof words);
+    }
   }
 };
 

@@ -19,27 +19,39 @@ struct Source {
   const Input* data;
   int64_t lane_step, k_step;
   Source at(int64_t lane, int64_t k) const { return {data + lane * lane_step + k * k_step, lane_step, k_step}; }
+
+  // Whether neighbouring lanes are at least as near each other in memory as neighbouring k.
+  bool lanes_near() const { return magnitude(lane_step) <= magnitude(k_step); }
+
+ private:
+  static int64_t magnitude(int64_t step) { return step < 0 ? -step : step; }
 };
 
-// The bytes of the shortest vector that holds `width` words, at most `most`.
-constexpr int vector_bytes_for(int width, int word_bytes, int most) {
+// The bytes of the shortest vector that holds `width` words, and of the longest that `width` words fill; at most
+// `most`.
+constexpr int holding_bytes(int width, int word_bytes, int most) {
   int bytes = most;
   while (bytes / 2 >= width * word_bytes) bytes /= 2;
+  return bytes;
+}
+constexpr int filled_bytes(int width, int word_bytes, int most) {
+  int bytes = most;
+  while (bytes > width * word_bytes) bytes /= 2;
   return bytes;
 }
 
 template <class Whole, int width, Side side>
 struct Packer {
   using Word = typename Whole::Arithmetic::Word;
-  using Format = typename Whole::template Resized<vector_bytes_for(width, sizeof(Word), sizeof(typename Whole::V))>;
+  static constexpr int most = sizeof(typename Whole::V);
+  using Format = typename Whole::template Resized<holding_bytes(width, sizeof(Word), most)>;
+  using Filled = typename Whole::template Resized<filled_bytes(width, sizeof(Word), most)>;
   using V = typename Format::V;
   using From = Source<typename Format::Input>;
   static constexpr int lanes = sizeof(V) / sizeof(Word);
 
   static void panel(From from, int64_t count, int64_t k, Word* packed) {
-    const int64_t lane_step = from.lane_step < 0 ? -from.lane_step : from.lane_step;
-    const int64_t k_step = from.k_step < 0 ? -from.k_step : from.k_step;
-    if (lane_step <= k_step)
+    if (from.lanes_near())
       by_rows(from, count, k, packed);
     else
       by_blocks(from, count, k, packed);
@@ -50,10 +62,29 @@ struct Packer {
   static void by_rows(From from, int64_t count, int64_t k, Word* packed) {
     for (int64_t p = 0; p < k; p += Format::group, packed += width) {
       const auto* row = from.data + p * from.k_step;
+      if constexpr (Whole::template interleaves<width>)
+        if (from.lane_step == 1 && count >= width && k - p >= Format::group) {
+          Whole::template interleave<side>(row, from.k_step, packed);
+          continue;
+        }
+      if (count >= width)
+        whole_row(row, from, k - p, packed);
+      else
+        for (int i = 0; i < width; i += lanes)
+          put(packed, i,
+              Format::template across<side>(row + i * from.lane_step, from.lane_step, from.k_step, count - i, k - p));
+    }
+  }
+
+  // The last vector ends with the row; where they do not divide it, it overlaps the one before.
+  static void whole_row(const typename Format::Input* row, From from, int64_t k_left, Word* packed) {
+    constexpr int filled = sizeof(typename Filled::V) / sizeof(Word);
 #pragma GCC unroll 8
-      for (int i = 0; i < width; i += lanes)
-        put(packed, i,
-            Format::template across<side>(row + i * from.lane_step, from.lane_step, from.k_step, count - i, k - p));
+    for (int i = 0; i < width; i += filled) {
+      const int at = i + filled <= width ? i : width - filled;
+      const auto words =
+          Filled::template across<side>(row + at * from.lane_step, from.lane_step, from.k_step, filled, k_left);
+      memcpy(packed + at, &words, sizeof words);
     }
   }
 

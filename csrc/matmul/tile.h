@@ -103,17 +103,20 @@ struct Tile {
     Packer<Format, max_rows, Side::a>::panel(a, rows, k, packed);
   }
 
-  static void pack_b(Source<typename Format::Input> b, int64_t count, int64_t k, Word* packed) {
-    Packer<Format, columns, Side::b>::panel(b, count, k, packed + header);
+  // Units `unit` and following of a panel, from `k` elements of k.
+  static void pack_b(Source<typename Format::Input> b, int64_t count, int64_t k, Word* panel, int64_t unit) {
+    Word* packed = panel + header + unit * columns;
+    Packer<Format, columns, Side::b>::panel(b, count, k, packed);
     if constexpr (header > 0) {
       // The sums start from minus what a's shift by 128 adds: a panel product with 128 in every byte of a.
       V sums[vectors] = {};
-      const Word* row = packed + header;
-      for (int64_t u = 0; u < ceil_div(k, Format::group); ++u, row += columns)
+      for (int64_t u = 0; u < ceil_div(k, Format::group); ++u, packed += columns)
         for (int j = 0; j < vectors; ++j)
-          sums[j] = Format::Arithmetic::multiply_add(sums[j], broadcast<V>(Format::shift), load<V>(row + j * lanes));
-      for (int j = 0; j < vectors; ++j) sums[j] = -sums[j];
-      memcpy(packed, sums, sizeof sums);
+          sums[j] = Format::Arithmetic::multiply_add(sums[j], broadcast<V>(Format::shift), load<V>(packed + j * lanes));
+      for (int j = 0; j < vectors; ++j) {
+        const V before = unit > 0 ? load<V>(panel + j * lanes) : V{}, after = before - sums[j];
+        memcpy(panel + j * lanes, &after, sizeof after);
+      }
     }
   }
 

@@ -106,5 +106,56 @@ inline void transpose(V (&rows)[lanes]) {
   }
 }
 
+template <class Mask, class V, int... i>
+inline V shuffled(V x, V y, std::integer_sequence<int, i...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(x, y, i...);
+#else
+  return __builtin_shuffle(x, y, Mask{i...});
+#endif
+}
+
+// Four rows of `bytes` bytes become four rows of 32-bit words, each with the four bytes of one column, columns in
+// order. Interleaving works within 16-byte lanes only, so the 4-byte pieces of each row are first dealt out to the
+// lanes.
+template <int bytes>
+struct ByteInterleaving {
+  using Words = Vector<uint32_t, bytes>;
+  using Halves = Vector<uint16_t, bytes>;
+  using Bytes = Vector<uint8_t, bytes>;
+
+  static void run(Words (&rows)[4]) {
+    constexpr auto words = std::make_integer_sequence<int, bytes / 4>{};
+    for (Words& row : rows) row = dealt(row, words);
+    const Bytes low01 = merge<Bytes, 0>(rows[0], rows[1]), high01 = merge<Bytes, 1>(rows[0], rows[1]);
+    const Bytes low23 = merge<Bytes, 0>(rows[2], rows[3]), high23 = merge<Bytes, 1>(rows[2], rows[3]);
+    rows[0] = reinterpret_cast<Words>(merge<Halves, 0>(low01, low23));
+    rows[1] = reinterpret_cast<Words>(merge<Halves, 1>(low01, low23));
+    rows[2] = reinterpret_cast<Words>(merge<Halves, 0>(high01, high23));
+    rows[3] = reinterpret_cast<Words>(merge<Halves, 1>(high01, high23));
+  }
+
+ private:
+  static constexpr int lanes = bytes / 16;
+
+  template <int... i>
+  static Words dealt(Words row, std::integer_sequence<int, i...>) {
+    return shuffled<Words>(row, row, std::integer_sequence<int, (i % 4 * lanes + i / 4)...>{});
+  }
+
+  // The lower (half 0) or upper (half 1) elements of each 16-byte lane of x and y in turn.
+  template <class E, int half, class V>
+  static E merge(V x, V y) {
+    return merged<E, half>(reinterpret_cast<E>(x), reinterpret_cast<E>(y),
+                           std::make_integer_sequence<int, static_cast<int>(sizeof(E) / sizeof(E{}[0]))>{});
+  }
+  template <class E, int half, int... i>
+  static E merged(E x, E y, std::integer_sequence<int, i...>) {
+    constexpr int count = sizeof...(i), lane = count / lanes;
+    return shuffled<E>(
+        x, y, std::integer_sequence<int, (i / lane * lane + half * (lane / 2) + i % lane / 2 + i % 2 * count)...>{});
+  }
+};
+
 }  // namespace
 }  // namespace pyhpc::matmul
