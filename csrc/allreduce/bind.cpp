@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <string>
+#include <string_view>
 
 #include "allreduce/check.h"
 #include "core/threads.h"
@@ -24,10 +25,13 @@ const Variant* const all_variants[] = {
 // Below this a thread finishes its share sooner than a second one is woken (a few microseconds).
 constexpr int64_t least_bytes_per_thread = 128 << 10;
 
-void take(const py::object& object, const char* argument, Borrowed& out) {
+// Releasing the Python lock and asking OpenMP for a team of one takes longer than to reduce this.
+constexpr int64_t least_released_bytes = 4 << 10;
+
+void take(py::handle object, const char* argument, Borrowed& out) {
   borrow(object, argument, out);
-  const std::string who = argument;
-  require(out.device == Array::cpu, who + " is on a CUDA device; this reduction is for main memory");
+  require(out.device == Array::cpu,
+          [&] { return std::string(argument) + " is on a CUDA device; this reduction is for main memory"; });
 }
 
 // A normal store reads the line first, so that three arrays move four; a streaming store does not, but sends the line
@@ -39,8 +43,7 @@ bool worth_streaming(int64_t bytes, bool in_place) {
   return !in_place && 3 * bytes > last_level;
 }
 
-void reduce(const py::object& a, const py::object& b, const py::object& out, const std::string& op, int requested,
-            const std::string& wanted) {
+void reduce(py::handle a, py::handle b, py::handle out, std::string_view op, int requested, std::string_view wanted) {
   const Operation operation = operation_of(op);
   const Variant& variant = choose(all_variants, wanted);
   Borrowed first, second, result;
@@ -50,9 +53,14 @@ void reduce(const py::object& a, const py::object& b, const py::object& out, con
   check(first, second, result);
   const int64_t item = itemsize(result.dtype), bytes = result.size() * item;
   if (bytes == 0) return;
-  const int64_t shares =
-      std::min<int64_t>(thread_count(requested), (bytes + least_bytes_per_thread - 1) / least_bytes_per_thread);
+  const int64_t most = (bytes + least_bytes_per_thread - 1) / least_bytes_per_thread;
+  const int64_t shares = most == 1 ? 1 : std::min<int64_t>(thread_count(requested), most);
   const bool streaming = worth_streaming(bytes, result.data == first.data || result.data == second.data);
+  if (bytes <= least_released_bytes) {
+    const Span whole = {static_cast<const char*>(first.data), static_cast<const char*>(second.data),
+                        static_cast<char*>(result.data), bytes, streaming};
+    return variant.reduce(result.dtype, operation, whole);
+  }
   const py::gil_scoped_release released;
 #pragma omp parallel for num_threads(static_cast<int>(shares)) schedule(static) if (shares > 1)
   for (int64_t share = 0; share < shares; ++share) {

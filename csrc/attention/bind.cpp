@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -25,24 +26,29 @@ const Variant* const all_variants[] = {
 #undef PYHPC_VARIANT
 };
 
+// One thread computes so many multiply-adds of scores (a few microseconds) before a second one is awake.
+constexpr double least_shared_work = 1 << 16;
+
 void require_on_cpu(const Array& array, const char* argument) {
   if (array.device != Array::cpu)
     throw Error(ErrorKind::device, std::string(argument) + " is on CUDA device " + std::to_string(array.device) +
                                        "; the CPU kernels need it in host memory");
 }
 
-void run(py::object q_object, py::object k_object, py::object v_object, py::object out_object, py::object lse_object,
-         bool causal, int64_t window, double scale, int threads, const std::string& wanted) {
+void run(py::handle q_object, py::handle k_object, py::handle v_object, py::handle out_object, py::handle lse_object,
+         bool causal, int64_t window, double scale, int threads, std::string_view wanted) {
   Borrowed q, k, v, out, lse;
   borrow(q_object, "q", q), borrow(k_object, "k", k), borrow(v_object, "v", v), borrow(out_object, "out", out);
   require_on_cpu(q, "q"), require_on_cpu(k, "k"), require_on_cpu(v, "v"), require_on_cpu(out, "out");
   const bool with_lse = !lse_object.is_none();
   if (with_lse) borrow(lse_object, "lse", lse), require_on_cpu(lse, "lse");
-  require(threads >= 0, "threads is " + std::to_string(threads) + "; 0 means all that this process may use");
+  require(threads >= 0,
+          [&] { return "threads is " + std::to_string(threads) + "; 0 means all that this process may use"; });
   Problem p = problem_of(q, k, v, out, with_lse ? &lse : nullptr, {causal, window, scale});
   const Variant& variant = choose(all_variants, wanted);
   if (q.size() == 0) return;
-  p.threads = thread_count(threads);
+  const double work = static_cast<double>(q.size()) * p.kv_len;
+  p.threads = work <= least_shared_work ? 1 : thread_count(threads);
   p.l2_bytes = cache_sizes().l2 > 0 ? cache_sizes().l2 : 512 * 1024;
   const py::gil_scoped_release released;
   if (!variant.run(p))

@@ -1,10 +1,11 @@
 // The argument checks of attention and the Problem they end in, for the CPU's and for CUDA's binding, which alone know
 // on what device the arrays must be.
 #pragma once
+#include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "attention/attention.h"
 #include "core/error.h"
@@ -17,15 +18,17 @@ inline std::string shape_of(const Array& array) {
   return text + ")";
 }
 
-inline void require_shape(const Array& array, const char* argument, const std::vector<int64_t>& shape,
+inline void require_shape(const Array& array, const char* argument, std::initializer_list<int64_t> shape,
                           const char* meaning) {
   Array wanted;
   wanted.ndim = static_cast<int>(shape.size());
-  for (int i = 0; i < wanted.ndim; ++i) wanted.shape[i] = shape[i];
+  std::copy(shape.begin(), shape.end(), wanted.shape);
   bool same = array.ndim == wanted.ndim;
   for (int i = 0; same && i < array.ndim; ++i) same = array.shape[i] == wanted.shape[i];
-  require(same, std::string(argument) + " has shape " + shape_of(array) + "; it must be " + meaning + " = " +
-                    shape_of(wanted));
+  require(same, [&] {
+    return std::string(argument) + " has shape " + shape_of(array) + "; it must be " + meaning + " = " +
+           shape_of(wanted);
+  });
 }
 
 // The bytes from the first to the last element, whatever the strides' signs.
@@ -42,32 +45,37 @@ inline std::pair<uintptr_t, uintptr_t> extent(const Array& array) {
 
 inline void require_apart(const Array& result, const char* name, const Array& other, const char* other_name) {
   const auto a = extent(result), b = extent(other);
-  require(a.second <= b.first || b.second <= a.first,
-          std::string(name) + " and " + other_name + " span the same memory; give " + name + " memory of its own");
+  require(a.second <= b.first || b.second <= a.first, [&] {
+    return std::string(name) + " and " + other_name + " span the same memory; give " + name + " memory of its own";
+  });
 }
 
 inline void require_result(const Array& result, const char* name) {
-  require(result.writable, std::string(name) + " is read-only; give an array that can be written");
+  require(result.writable, [&] { return std::string(name) + " is read-only; give an array that can be written"; });
   for (int i = 0; i < result.ndim; ++i)
-    require(result.shape[i] < 2 || result.strides[i] != 0 || result.size() == 0,
-            std::string(name) + " has stride 0 along dimension " + std::to_string(i) + ": its elements share memory");
+    require(result.shape[i] < 2 || result.strides[i] != 0 || result.size() == 0, [&] {
+      return std::string(name) + " has stride 0 along dimension " + std::to_string(i) + ": its elements share memory";
+    });
 }
 
 inline void check(const Array& q, const Array& k, const Array& v, const Array& out) {
   require(q.dtype == DType::float32 || q.dtype == DType::bfloat16 || q.dtype == DType::float16,
-          std::string("q is ") + name(q.dtype) + "; attention takes float32, bfloat16 and float16");
-  require(k.dtype == q.dtype && v.dtype == q.dtype && out.dtype == q.dtype,
-          std::string("q is ") + name(q.dtype) + ", k " + name(k.dtype) + ", v " + name(v.dtype) + ", out " +
-              name(out.dtype) + "; all four must have one type");
-  require(q.ndim == 4, "q has shape " + shape_of(q) + "; it must be (batch, heads, q_len, head_dim)");
-  require(k.ndim == 4, "k has shape " + shape_of(k) + "; it must be (batch, kv_heads, kv_len, head_dim)");
+          [&] { return std::string("q is ") + name(q.dtype) + "; attention takes float32, bfloat16 and float16"; });
+  require(k.dtype == q.dtype && v.dtype == q.dtype && out.dtype == q.dtype, [&] {
+    return std::string("q is ") + name(q.dtype) + ", k " + name(k.dtype) + ", v " + name(v.dtype) + ", out " +
+           name(out.dtype) + "; all four must have one type";
+  });
+  require(q.ndim == 4, [&] { return "q has shape " + shape_of(q) + "; it must be (batch, heads, q_len, head_dim)"; });
+  require(k.ndim == 4,
+          [&] { return "k has shape " + shape_of(k) + "; it must be (batch, kv_heads, kv_len, head_dim)"; });
   require_shape(k, "k", {q.shape[0], k.shape[1], k.shape[2], q.shape[3]},
                 "(q's batch, kv_heads, kv_len, q's head_dim)");
   require_shape(v, "v", {k.shape[0], k.shape[1], k.shape[2], k.shape[3]}, "k's shape");
   require_shape(out, "out", {q.shape[0], q.shape[1], q.shape[2], q.shape[3]}, "q's shape");
-  require(k.shape[1] > 0 ? q.shape[1] % k.shape[1] == 0 : q.shape[1] == 0,
-          "q has " + std::to_string(q.shape[1]) + " heads, k and v " + std::to_string(k.shape[1]) +
-              "; q's number must be a multiple of theirs");
+  require(k.shape[1] > 0 ? q.shape[1] % k.shape[1] == 0 : q.shape[1] == 0, [&] {
+    return "q has " + std::to_string(q.shape[1]) + " heads, k and v " + std::to_string(k.shape[1]) +
+           "; q's number must be a multiple of theirs";
+  });
   if (q.shape[3] < min_head_dim || q.shape[3] > max_head_dim)
     throw Error(ErrorKind::unsupported, "head_dim is " + std::to_string(q.shape[3]) + "; attention takes 16 to 256");
   require_result(out, "out");
@@ -75,7 +83,8 @@ inline void check(const Array& q, const Array& k, const Array& v, const Array& o
 }
 
 inline void check_lse(const Array& lse, const Array& q, const Array& k, const Array& v, const Array& out) {
-  require(lse.dtype == DType::float32, std::string("lse is ") + name(lse.dtype) + "; it must be float32");
+  require(lse.dtype == DType::float32,
+          [&] { return std::string("lse is ") + name(lse.dtype) + "; it must be float32"; });
   require_shape(lse, "lse", {q.shape[0], q.shape[1], q.shape[2]}, "(batch, heads, q_len)");
   require_result(lse, "lse");
   require_apart(lse, "lse", q, "q"), require_apart(lse, "lse", k, "k"), require_apart(lse, "lse", v, "v");
@@ -98,7 +107,7 @@ inline Problem problem_of(const Array& q, const Array& k, const Array& v, const 
   check(q, k, v, out);
   if (lse) check_lse(*lse, q, k, v, out);
   require(options.window >= -1,
-          "window is " + std::to_string(options.window) + "; it must be -1 (none) or a number of keys");
+          [&] { return "window is " + std::to_string(options.window) + "; it must be -1 (none) or a number of keys"; });
   require(std::isfinite(options.scale), "scale is not finite; 0 means 1/sqrt(head_dim)");
   Problem p = {};
   p.dtype = q.dtype;

@@ -76,10 +76,10 @@ inline void contiguous_strides(Borrowed& out) {
 // Byte strides must be whole elements: a kernel steps in elements.
 inline void set_byte_stride(Borrowed& out, int axis, int64_t bytes, const char* argument) {
   const int size = itemsize(out.dtype);
-  if (out.shape[axis] > 1 && bytes % size)
+  if (out.shape[axis] > 1 && (bytes & (size - 1)))  // sizes are powers of two: a division would take longer than all
     fail(argument,
          "has a stride of " + std::to_string(bytes) + " bytes, which is not a whole number of elements; copy it first");
-  out.strides[axis] = bytes / size;
+  out.strides[axis] = bytes >> __builtin_ctz(size);
 }
 
 inline void from_numpy(py::handle object, const char* argument, Borrowed& out) {
@@ -230,8 +230,22 @@ inline void borrow(py::handle object, const char* argument, Borrowed& out) {
         "is a " + std::string(Py_TYPE(object.ptr())->tp_name) +
             ", not an array: give NumPy, PyTorch, CuPy, Numba, or anything with DLPack, the buffer protocol or "
             "__cuda_array_interface__");
-  if (reinterpret_cast<uintptr_t>(out.data) % itemsize(out.dtype))
+  if (reinterpret_cast<uintptr_t>(out.data) & (itemsize(out.dtype) - 1))
     bind_detail::fail(argument, "is not aligned to its element size; copy it first");
+}
+
+// Whether `object` is a numpy.ndarray itself, of no derived type.
+inline bool is_ndarray(py::handle object) { return Py_TYPE(object.ptr()) == py::detail::npy_api::get().PyArray_Type_; }
+
+// A C-contiguous NumPy array of undefined content; py::array's own constructors make vectors of the shape and strides.
+inline py::object empty_ndarray(const py::dtype& type, int ndim, const int64_t* shape) {
+  const auto& numpy = py::detail::npy_api::get();
+  static_assert(sizeof(Py_intptr_t) == sizeof(int64_t));
+  PyObject* array =
+      numpy.PyArray_NewFromDescr_(numpy.PyArray_Type_, py::dtype(type).release().ptr(), ndim,
+                                  reinterpret_cast<const Py_intptr_t*>(shape), nullptr, nullptr, 0, nullptr);
+  if (!array) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(array);
 }
 
 // Turns pyhpc::Error into the class of pyhpc.errors that its kind names. Called once by each module.

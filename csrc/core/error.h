@@ -2,6 +2,7 @@
 #pragma once
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 namespace pyhpc {
 
@@ -13,8 +14,15 @@ class Error : public std::runtime_error {
   const ErrorKind kind;
 };
 
-inline void require(bool condition, const std::string& sentence) {
-  if (!condition) throw Error(ErrorKind::invalid, sentence);
+// `sentence` is a string, or a function that returns one: joining its parts on every call that is right costs more than
+// a small kernel.
+template <class Sentence>
+inline void require(bool condition, const Sentence& sentence) {
+  if (condition) return;
+  if constexpr (std::is_invocable_v<Sentence>)
+    throw Error(ErrorKind::invalid, sentence());
+  else
+    throw Error(ErrorKind::invalid, sentence);
 }
 
 }  // namespace pyhpc

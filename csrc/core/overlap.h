@@ -22,15 +22,13 @@ struct Box {
 
   explicit Box(const Array& array)
       : begin(reinterpret_cast<uintptr_t>(array.data)), itemsize(pyhpc::itemsize(array.dtype)) {
-    int order[Array::max_ndim];
-    for (int i = 0; i < array.ndim; ++i)
-      if (array.shape[i] > 1) order[ndim++] = i;
-    std::sort(order, order + ndim,
-              [&](int i, int j) { return std::abs(array.strides[i]) > std::abs(array.strides[j]); });
-    for (int i = 0; i < ndim; ++i) {
-      const int64_t step = array.strides[order[i]] * itemsize;
-      shape[i] = array.shape[order[i]], strides[i] = std::abs(step);
-      if (step < 0) begin += step * (shape[i] - 1);
+    for (int i = 0; i < array.ndim; ++i) {
+      if (array.shape[i] == 1) continue;
+      const int64_t step = array.strides[i] * itemsize;
+      if (step < 0) begin += step * (array.shape[i] - 1);
+      int at = ndim++;
+      for (; at > 0 && strides[at - 1] < std::abs(step); --at) shape[at] = shape[at - 1], strides[at] = strides[at - 1];
+      shape[at] = array.shape[i], strides[at] = std::abs(step);
     }
   }
   int64_t extent(int from = 0) const {  // bytes from the first to the end of the last element
@@ -63,18 +61,46 @@ inline bool meet(const Box& x, const Box& y, int& budget) {
   return meet(low, other, budget) || meet(high, other, budget);
 }
 
+// The bytes from the first to the end of the last element; nothing for an empty array.
+struct Bytes {
+  uintptr_t begin = 0, end = 0;
+
+  explicit Bytes(const Array& array) {
+    const int64_t item = itemsize(array.dtype);
+    uintptr_t low = reinterpret_cast<uintptr_t>(array.data), high = low + item;
+    for (int i = 0; i < array.ndim; ++i) {
+      if (array.shape[i] == 0) return;
+      const int64_t reach = (array.shape[i] - 1) * array.strides[i] * item;
+      (reach < 0 ? low : high) += reach;
+    }
+    begin = low, end = high;
+  }
+};
+
+// Whether each dimension steps over all that the later ones span, as in slices of a C-contiguous array.
+inline bool nested(const Array& array) {
+  int64_t extent = 1;
+  for (int i = array.ndim - 1; i >= 0; --i) {
+    const int64_t step = std::abs(array.strides[i]);
+    if (array.shape[i] > 1 && step < extent) return false;
+    extent += (array.shape[i] - 1) * step;
+  }
+  return true;
+}
+
 }  // namespace overlap_detail
 
 // Whether any byte belongs to both arrays (of the same device).
 inline bool share_memory(const Array& x, const Array& y) {
-  if (x.size() == 0 || y.size() == 0) return false;
+  const overlap_detail::Bytes first(x), second(y);
+  if (first.end <= second.begin || second.end <= first.begin) return false;
   const overlap_detail::Box a(x), b(y);
   // All elements lie on combs of the strides' common divisor: interleaved slices never meet.
   int64_t comb = 0;
   for (int i = 0; i < a.ndim; ++i) comb = std::gcd(comb, a.strides[i]);
   for (int i = 0; i < b.ndim; ++i) comb = std::gcd(comb, b.strides[i]);
   if (comb > 0) {
-    const int64_t offset = static_cast<int64_t>((b.begin - a.begin) % comb + comb) % comb;
+    const int64_t offset = (static_cast<int64_t>(b.begin - a.begin) % comb + comb) % comb;
     if (offset >= a.itemsize && offset + b.itemsize <= comb) return false;
   }
   int budget = 200000;
@@ -83,7 +109,7 @@ inline bool share_memory(const Array& x, const Array& y) {
 
 // Whether two different indices of the array can name the same memory, as a stride of 0 makes them.
 inline bool overlaps_itself(const Array& array) {
-  if (array.size() == 0) return false;
+  if (array.size() == 0 || overlap_detail::nested(array)) return false;
   const overlap_detail::Box box(array);
   for (int i = 0; i < box.ndim; ++i)
     if (box.strides[i] < box.extent(i + 1)) return true;

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -24,33 +25,34 @@ namespace pyhpc {
 // What a kernel without a file for target `forced` runs in its place: its best variant that comes after in the list of
 // targets, so that one environment variable limits every kernel. Unchanged for a name that is no target.
 template <class Variant, size_t count>
-std::string at_most(const Variant* const (&variants)[count], const std::string& forced) {
+std::string_view at_most(const Variant* const (&variants)[count], std::string_view forced) {
   const char* const* target = targets;
   while (*target && forced != *target) ++target;
   for (; *target; ++target)
     for (const Variant* variant : variants)
-      if (std::string(*target) == variant->name) return *target;
+      if (std::string_view(*target) == variant->name) return *target;
   return forced;
 }
 
 // The variant called `wanted`, or the one the environment variable names, or the best that runs here. Errors name the
 // reason and the choices.
 template <class Variant, size_t count>
-const Variant& choose(const Variant* const (&variants)[count], const std::string& wanted,
+const Variant& choose(const Variant* const (&variants)[count], std::string_view wanted,
                       const char* environment = "PYHPC_VARIANT") {
-  std::string name = wanted;
+  std::string_view name = wanted;
   if (name.empty())
     if (const char* forced = getenv(environment)) name = at_most(variants, forced);
-  std::string known;
   for (const Variant* variant : variants) {
     const char* refusal = target_refusal(variant->name);
     if (name.empty() ? !refusal : name == variant->name) {
-      if (refusal) throw Error(ErrorKind::unsupported, "variant '" + name + "' cannot run here: " + refusal);
+      if (refusal)
+        throw Error(ErrorKind::unsupported, "variant '" + std::string(name) + "' cannot run here: " + refusal);
       return *variant;
     }
-    known += std::string(known.empty() ? "" : ", ") + variant->name;
   }
-  throw Error(ErrorKind::invalid, "there is no variant '" + name + "'; this build has: " + known);
+  std::string known;
+  for (const Variant* variant : variants) known += std::string(known.empty() ? "" : ", ") + variant->name;
+  throw Error(ErrorKind::invalid, "there is no variant '" + std::string(name) + "'; this build has: " + known);
 }
 
 // (name, why it cannot run here or "") of every variant, best first.

@@ -1,6 +1,9 @@
 // _cpu.matmul: checks the arguments (check.h) and hands the strides to a variant. No copies.
 #include "core/bind.h"
 
+#include <string>
+#include <string_view>
+
 #include "core/threads.h"
 #include "core/variant.h"
 #include "matmul/check.h"
@@ -19,9 +22,12 @@ const Variant* const variants[] = {
 #undef PYHPC_VARIANT
 };
 
-void require_on_cpu(const Array& array, const std::string& argument) {
+// Releasing the Python lock takes as long as 2^12 multiply-adds.
+constexpr double least_released_work = 1 << 15;
+
+void require_on_cpu(const Array& array, const char* argument) {
   if (array.device != Array::cpu)
-    throw Error(ErrorKind::invalid, argument + " is on CUDA device " + std::to_string(array.device) +
+    throw Error(ErrorKind::invalid, std::string(argument) + " is on CUDA device " + std::to_string(array.device) +
                                         ", but this is the CPU matmul: all arrays must be on the CPU");
 }
 
@@ -41,24 +47,69 @@ void stack_rows(Problem& problem) {
   }
 }
 
-void run(const py::object& a_object, const py::object& b_object, const py::object& out_object, bool accumulate,
-         int threads, const std::string& variant) {
+void compute(Problem& problem, int threads, std::string_view variant) {
+  require(threads >= 0, [&] {
+    return "threads is " + std::to_string(threads) + "; give a positive number, or 0 for all that are available";
+  });
+  const Variant& chosen = choose(variants, variant);
+  stack_rows(problem);
+  double work = static_cast<double>(problem.m) * problem.n * problem.k;
+  for (int i = 0; i < problem.batch_ndim; ++i) work *= problem.batch_shape[i];
+  bool done = false;
+  if (work <= least_released_work) {
+    done = chosen.run(problem, 1);
+  } else {
+    const py::gil_scoped_release release;
+    done = chosen.run(problem, work <= least_shared_work ? 1 : thread_count(threads));
+  }
+  if (!done) throw std::bad_alloc();
+}
+
+void run(py::handle a_object, py::handle b_object, py::handle out_object, bool accumulate, int threads,
+         std::string_view variant) {
   Borrowed a, b, out;
   borrow(a_object, "a", a);
   borrow(b_object, "b", b);
   borrow(out_object, "out", out);
-  require(threads >= 0,
-          "threads is " + std::to_string(threads) + "; give a positive number, or 0 for all that are available");
-  const Variant& chosen = choose(variants, variant);
   require_on_cpu(a, "a"), require_on_cpu(b, "b"), require_on_cpu(out, "out");
   Problem problem = problem_of(a, b, out, accumulate);
-  stack_rows(problem);
-  bool done = false;
-  {
-    const py::gil_scoped_release release;
-    done = chosen.run(problem, thread_count(threads));
+  compute(problem, threads, variant);
+}
+
+// A new array for the product.
+py::object output_for(const Problem& problem) {
+  const DType type = output_dtype(problem.dtype);
+  using Numpy = py::detail::npy_api;
+  int64_t shape[Array::max_ndim];
+  const int ndim = output_shape(problem, shape);
+  return empty_ndarray(py::dtype(type == DType::float64   ? Numpy::NPY_DOUBLE_
+                                 : type == DType::float32 ? Numpy::NPY_FLOAT_
+                                                          : Numpy::NPY_INT32_),
+                       ndim, shape);
+}
+
+// pyhpc.matmul of NumPy arrays without a step in Python: what a small product costs is its call.
+py::object multiply(py::handle a_object, py::handle b_object, const py::object& out_object, bool accumulate,
+                    int threads, std::string_view variant) {
+  const auto takes = [](py::handle object) {
+    return is_ndarray(object) && py::reinterpret_borrow<py::array>(object).ndim() >= 2;
+  };
+  if (!takes(a_object) || !takes(b_object)) return py::none();
+  if (!out_object.is_none()) {
+    if (!is_ndarray(out_object)) return py::none();
+    run(a_object, b_object, out_object, accumulate, threads, variant);
+    return out_object;
   }
-  if (!done) throw std::bad_alloc();
+  require(!accumulate, "accumulate=True adds to out; give out");
+  Borrowed a, b, out;
+  borrow(a_object, "a", a);
+  borrow(b_object, "b", b);
+  Problem problem = product_of(a, b);
+  const py::object result = output_for(problem);
+  borrow(result, "out", out);
+  set_output(out, false, problem);
+  compute(problem, threads, variant);
+  return result;
 }
 
 }  // namespace
@@ -69,6 +120,10 @@ void bind(py::module_& module) {
              py::arg("threads") = 0, py::arg("variant") = "",
              "out (..., m, n) = or += a (..., m, k) b (..., k, n). threads 0: all available; variant \"\": "
              "PYHPC_VARIANT or the best that runs here.");
+  module.def("multiply", &multiply, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("accumulate"),
+             py::arg("threads"), py::arg("variant"),
+             "As run, but returns out, which it makes where it is None; and None, having done nothing, where an array "
+             "is no numpy.ndarray or a or b is a vector.");
   module.def(
       "variants", [] { return list_variants(variants); },
       "Names, best first, each with the reason why it cannot run here, or \"\".");

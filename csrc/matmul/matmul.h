@@ -22,6 +22,9 @@ struct Problem {
   int64_t batch_shape[Array::max_ndim], a_batch[Array::max_ndim], b_batch[Array::max_ndim], out_batch[Array::max_ndim];
 };
 
+// One thread computes a product of so many multiply-adds faster than a team is asked for and woken.
+constexpr double least_shared_work = 1 << 18;
+
 struct Variant {
   const char* name;
   bool (*run)(const Problem& problem, int threads);  // false: no memory for packing, out is untouched

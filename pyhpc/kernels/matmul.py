@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -48,20 +50,17 @@ def matmul(
         Unsupported: the variant or the GPU is absent; the sentence says why.
     """
     name = variant or ""  # C++ reads PYHPC_VARIANT
-    if (
-        type(a) is np.ndarray
-        and type(b) is np.ndarray
-        and (out is None or type(out) is np.ndarray)
-        and a.ndim > 1
-        and b.ndim > 1
-        and not name.startswith("numba")
-    ):
-        # The common case, short: what is left is the C++ function and the result's allocation.
-        if out is None:
-            out = np.empty(_result_shape(a.shape, b.shape), _result_dtype(a.dtype, accumulate))
-        cpu().matmul.run(a, b, out, accumulate, threads or 0, name)
-        return out
+    if name != "numba":
+        result = _multiply()(a, b, out, accumulate, threads or 0, name)
+        if result is not None:  # the common case: matrices of NumPy
+            return result
     return _matmul(describe(a, "a"), describe(b, "b"), out, accumulate, threads, name)
+
+
+@functools.cache
+def _multiply() -> Callable[..., Any]:
+    function: Callable[..., Any] = cpu().matmul.multiply
+    return function
 
 
 def _matmul(a: Operand, b: Operand, out: Any, accumulate: bool, threads: int | None, name: str) -> Any:

@@ -168,6 +168,19 @@ def test_arrays_on_a_gpu_say_why_cuda_is_absent():
         matmul(device_array, device_array, out=out, threads=2)
 
 
+def test_arrays_derived_from_numpys_and_arrays_of_numpy_give_the_same():
+    a = np.arange(6, dtype=np.float32).reshape(2, 3)
+    derived = a.view(type("Derived", (np.ndarray,), {}))
+    for left, right in ((derived, a.T), (a, derived.T), (derived, derived.T)):
+        np.testing.assert_array_equal(matmul(left, right), a @ a.T)
+    out = np.empty((2, 2), np.float32)
+    assert matmul(a, a.T, out=out) is out
+    fresh = matmul(a, a.T)
+    assert fresh.flags.c_contiguous
+    assert fresh.flags.owndata
+    assert fresh.flags.writeable
+
+
 def test_the_environment_chooses_the_variant(monkeypatch):
     a = np.ones((2, 2))
     monkeypatch.setenv("PYHPC_VARIANT", "no-such")

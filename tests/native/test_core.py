@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pyhpc import native
 from pyhpc.errors import InvalidArgument
@@ -80,6 +82,34 @@ def test_a_stride_of_broken_elements_is_refused():
     record = np.zeros((3,), np.dtype([("tag", "u1"), ("pad", "u1", 3), ("x", "f4", (2,)), ("end", "u1")]))
     with pytest.raises(InvalidArgument, match="a has a stride of 13 bytes, which is not a whole number of elements"):
         run_on(record["x"])
+
+
+PLACES = st.tuples(st.integers(40, 90), st.integers(-12, 12), st.integers(-12, 12))  # first element, two strides
+# of a result: slices of rows or columns, not rows that interleave, which are refused to be on the safe side
+RESULT_PLACES = PLACES.filter(lambda place: not 0 < abs(place[1]) < 3 * abs(place[2]) < 9 * abs(place[1]))
+
+
+def placed(memory, place, shape):
+    first, *strides = place
+    return np.lib.stride_tricks.as_strided(memory[first:], shape, [4 * stride for stride in strides])
+
+
+@settings(max_examples=300, deadline=None)
+@given(a_place=PLACES, out_place=RESULT_PLACES, m=st.integers(1, 3), n=st.integers(1, 3), k=st.integers(1, 3))
+def test_shared_memory_is_refused_exactly_where_it_is(a_place, out_place, m, n, k):
+    memory = np.ones(140, np.float32)
+    a, out = placed(memory, a_place, (m, k)), placed(memory, out_place, (m, n))
+    addresses = {out_place[0] + i * out_place[1] + j * out_place[2] for i in range(m) for j in range(n)}
+    if len(addresses) < m * n:
+        sentence = "out has elements that share memory"
+    elif np.shares_memory(a, out):
+        sentence = "out shares memory with a"
+    else:
+        native.cpu().matmul.run(a, np.ones((k, n), np.float32), out)
+        assert (out == k).all()
+        return
+    with pytest.raises(InvalidArgument, match=sentence):
+        native.cpu().matmul.run(a, np.ones((k, n), np.float32), out)
 
 
 class Exporter:
