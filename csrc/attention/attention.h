@@ -26,7 +26,7 @@
 namespace pyhpc::attention {
 
 constexpr int min_head_dim = 16, max_head_dim = 256;
-constexpr int key_block = 128;  // keys whose scores stay in L1 for one block of queries
+constexpr int key_block = 96;  // keys whose scores stay in L1 for one block of queries
 
 struct Problem {
   DType dtype;  // of q, k, v, out; lse is float32

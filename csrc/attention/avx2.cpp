@@ -7,7 +7,7 @@ namespace pyhpc::attention {
 namespace {
 
 struct Avx2 : Simd<8> {
-  static constexpr int key_tile = 4, query_vectors = 3;
+  static constexpr int tile = 4, query_vectors = 3;
   using Simd::load;
   using Simd::store;
   static Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }

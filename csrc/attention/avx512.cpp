@@ -8,7 +8,7 @@ namespace pyhpc::attention {
 namespace {
 
 struct Avx512 : Simd<16> {
-  static constexpr int key_tile = 8, query_vectors = 3;
+  static constexpr int tile = 6, query_vectors = 4;
   using Simd::load;
   using Simd::store;
   static Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }

@@ -2,23 +2,31 @@
 //
 //   for each block of key_block keys, packed once for the whole chunk of rows:
 //     for each block of up to query_vectors · lanes rows that sees some of it:
-//       S^T = K Q^T           tiles of key_tile keys × the block's rows in registers; masked only at the edges
+//       S^T = K Q^T           tiles of `tile` keys × the block's rows in registers; masked only at the edges
 //       P = 2^(S − max), sum, rescale = 2^(old max − max)
-//       O^T = O^T · rescale + V^T P^T     tiles of key_tile columns of V × the block's rows
+//       O^T = O^T · rescale + V^T P^T     tiles of `tile` columns of V × the block's rows
 //
-// Q^T and O^T of a chunk stay in L2, a block's scores in L1. K and V are read as broadcasts from rows: no
-// transposition.
+// Q^T and O^T of a chunk stay in L2, a block's scores in L1. Both products broadcast from a packed block of rows: K^T
+// by columns, V by keys, with strides that are constants, so that no instruction is spent on addresses.
 #pragma once
 #include "attention/pack.h"
 
 namespace pyhpc::attention {
 namespace {
 
+// Floats between rows of a packed block, both an odd number of 64-byte lines: the rows spread over all L1 sets.
+constexpr int key_stride = 112, value_stride = 272;
+static_assert(key_stride >= key_block && value_stride >= max_head_dim, "a row holds all keys or all columns");
+
+// Columns of Q^T that stay in L1 while all keys of a block pass by.
+constexpr int score_columns = 64;
+
 // The state of one block of rows: width = vectors · lanes of them.
 struct Rows {
   int width;
   int64_t first, count;        // rows of the key-value head
   Range any, all;              // keys that some row sees, keys that every row sees
+  bool fresh;                  // nothing attended yet: q and o are not filled
   float *q, *o;                // [column][width]
   float *top, *sum;            // [width]: running maximum and sum
   float *block_top, *rescale;  // [width]: maximum of this key block, factor of the earlier ones
@@ -26,46 +34,71 @@ struct Rows {
 };
 
 struct Keys {
-  const float *k, *v;  // [key][row_stride]
+  const float *k, *v;  // [column][key_stride], [key][value_stride]
   int64_t first;
-  int count;      // padded with zero rows to a multiple of key_tile
+  int count;
   bool poisoned;  // some value is infinite or NaN: hidden ones must not be multiplied by 0
 };
 
-// The tiles are not inlined: their accumulators need nearly all registers, and a caller's values would push some out.
-template <class S, int vectors, bool masked>
-__attribute__((noinline)) void score_tile(const float* k, int head_dim, const Rows& rows, int key, float* scores) {
+// Keys are taken in steps that are whole tiles and whole rounds of the unrolled loop below.
+template <class S>
+constexpr int key_step = S::tile % 4 == 0 ? S::tile : 2 * S::tile;
+
+// sums[i][v] += Σ_step from[step][i] · with[step][v], `steps` a multiple of 4.
+template <class S, int stride, int count, int vectors>
+inline __attribute__((always_inline)) void multiply(const float* from, const float* with, int steps,
+                                                    typename S::Vec (&sums)[count][vectors]) {
+  for (int step = 0; step < steps; step += 4) {
+#pragma GCC unroll 4
+    for (int u = 0; u < 4; ++u) {
+      typename S::Vec x[vectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) x[v] = S::load(with + (u * vectors + v) * S::lanes);
+#pragma GCC unroll 8
+      for (int i = 0; i < count; ++i) {
+        const typename S::Vec factor = S::splat(from[u * stride + i]);
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) sums[i][v] += factor * x[v];
+      }
+    }
+    from += 4 * stride, with += 4 * vectors * S::lanes;
+  }
+}
+
+// What a score tile sums: some columns with more to come, or the last ones, then also with a mask.
+enum class Part { inner, last, masked };
+
+// The tiles are not inlined: their sums need nearly all registers, and a caller's values would push some out.
+// `columns` columns of K^T and Q^T, added to the scores so far unless they are the first.
+template <class S, int vectors, Part part>
+__attribute__((noinline)) void score_tile(const float* k, const float* q, int columns, bool first, const Rows& rows,
+                                          int key, float* scores) {
   using Vec = typename S::Vec;
   using Int = typename S::Int;
-  const int stride = row_stride(head_dim);
-  Vec acc[S::key_tile][vectors] = {};
-  for (int c = 0; c < head_dim; ++c) {
-    Vec q[vectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) q[v] = S::load(rows.q + (c * vectors + v) * S::lanes);
+  Vec sums[S::tile][vectors] = {};
+  if (!first)
 #pragma GCC unroll 8
-    for (int i = 0; i < S::key_tile; ++i) {
-      const Vec x = S::splat(k[i * stride + c]);
+    for (int i = 0; i < S::tile; ++i)
 #pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) acc[i][v] += x * q[v];
-    }
-  }
+      for (int v = 0; v < vectors; ++v) sums[i][v] = S::load(scores + (i * vectors + v) * S::lanes);
+  multiply<S, key_stride>(k, q, columns, sums);
 #pragma GCC unroll 8
-  for (int i = 0; i < S::key_tile; ++i)
+  for (int i = 0; i < S::tile; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
-      if (masked) {
+      if (part == Part::masked) {
         const Int begin = S::template read<Int>(rows.begin + v * S::lanes),
                   end = S::template read<Int>(rows.end + v * S::lanes);
-        acc[i][v] = (begin <= key + i) & (key + i < end) ? acc[i][v] : S::splat(-__builtin_inff());
+        sums[i][v] = (begin <= key + i) & (key + i < end) ? sums[i][v] : S::splat(-__builtin_inff());
       }
-      S::store(scores + (i * vectors + v) * S::lanes, acc[i][v]);
+      S::store(scores + (i * vectors + v) * S::lanes, sums[i][v]);
     }
+  if (part == Part::inner) return;
 #pragma GCC unroll 4
   for (int v = 0; v < vectors; ++v) {
-    typename S::Vec top = S::load(rows.block_top + v * S::lanes);
+    Vec top = S::load(rows.block_top + v * S::lanes);
 #pragma GCC unroll 8
-    for (int i = 0; i < S::key_tile; ++i) top = S::max(top, acc[i][v]);
+    for (int i = 0; i < S::tile; ++i) top = S::max(top, sums[i][v]);
     S::store(rows.block_top + v * S::lanes, top);
   }
 }
@@ -97,40 +130,54 @@ inline void soften(float* scores, int keys, const Rows& rows) {
   }
 }
 
-template <class S, int vectors, bool poisoned>
-__attribute__((noinline)) void output_tile(const float* values, int stride, int keys, const float* weights,
-                                           const float* rescale, float* o) {
+// `count` columns of the output, from a block of values and of weights; the first block overwrites.
+template <class S, int count, int vectors>
+__attribute__((noinline)) void output_tile(const float* values, int keys, const float* weights, const Rows& rows,
+                                           float* o) {
   using Vec = typename S::Vec;
-  Vec acc[S::key_tile][vectors] = {};
-  for (int j = 0; j < keys; ++j) {
-    Vec p[vectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) p[v] = S::load(weights + (j * vectors + v) * S::lanes);
+  Vec sums[count][vectors] = {};
+  multiply<S, value_stride>(values, weights, keys, sums);
 #pragma GCC unroll 8
-    for (int i = 0; i < S::key_tile; ++i) {
-      const Vec x = S::splat(values[j * stride + i]);
-#pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) {
-        if (poisoned)
-          acc[i][v] = p[v] == 0.0f ? acc[i][v] : acc[i][v] + x * p[v];
-        else
-          acc[i][v] += x * p[v];
-      }
-    }
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < S::key_tile; ++i)
+  for (int i = 0; i < count; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
       float* at = o + (i * vectors + v) * S::lanes;
-      S::store(at, S::load(at) * S::load(rescale + v * S::lanes) + acc[i][v]);
+      if (!rows.fresh) sums[i][v] += S::load(at) * S::load(rows.rescale + v * S::lanes);
+      S::store(at, sums[i][v]);
     }
+}
+
+// The same where weights of 0 are skipped.
+template <class S, int vectors>
+__attribute__((noinline)) void output_poisoned(const float* values, int keys, const float* weights, const Rows& rows,
+                                               float* o) {
+  using Vec = typename S::Vec;
+#pragma GCC unroll 4
+  for (int v = 0; v < vectors; ++v) {
+    Vec sum = {};
+    for (int j = 0; j < keys; ++j) {
+      const Vec weight = S::load(weights + (j * vectors + v) * S::lanes);
+      sum = weight == 0.0f ? sum : sum + S::splat(values[j * value_stride]) * weight;
+    }
+    if (!rows.fresh) sum += S::load(o + v * S::lanes) * S::load(rows.rescale + v * S::lanes);
+    S::store(o + v * S::lanes, sum);
+  }
+}
+
+// Columns of the output in tiles; the last one is as narrow as it needs to be.
+template <class S, int vectors, int count = S::tile>
+void output_tiles(const float* values, int columns, int keys, const float* weights, const Rows& rows, float* o) {
+  const int step = vectors * S::lanes;
+  for (; columns >= count - 1; columns -= count, values += count, o += count * step)
+    output_tile<S, count, vectors>(values, keys, weights, rows, o);
+  if constexpr (count > 2) output_tiles<S, vectors, count - 2>(values, columns, keys, weights, rows, o);
 }
 
 // Where each row's visible keys begin and end inside this block of keys.
 inline void locate(const Problem& p, const Rows& rows, const Keys& keys) {
-  for (int i = 0; i < rows.width; ++i) {
-    const Range seen = i < rows.count ? visible(p, rows.first + i) : Range{0, 0};
+  Walk walk(p, rows.first);
+  for (int i = 0; i < rows.width; ++i, walk.next()) {
+    const Range seen = i < rows.count ? walk.visible() : Range{0, 0};
     rows.begin[i] = static_cast<int32_t>(larger(0, smaller(seen.begin - keys.first, key_block)));
     rows.end[i] = static_cast<int32_t>(larger(0, smaller(seen.end - keys.first, key_block)));
   }
@@ -138,26 +185,33 @@ inline void locate(const Problem& p, const Rows& rows, const Keys& keys) {
 
 template <class S, int vectors, class Ahead>
 void attend(const Problem& p, const Rows& rows, const Keys& keys, float* scores, const Ahead& ahead) {
-  const int head_dim = static_cast<int>(p.head_dim), stride = row_stride(head_dim),
-            count = round_up(keys.count, S::key_tile);
-  const bool masked = !rows.all.holds({keys.first, keys.first + count});
-  for (int i = 0; i < rows.width; ++i) rows.block_top[i] = -__builtin_inff();
+  const int head_dim = static_cast<int>(p.head_dim), width = vectors * S::lanes;
+  // The part of the block that some row sees.
+  const int begin = static_cast<int>(larger(0, rows.any.begin - keys.first)) / key_step<S> * key_step<S>,
+            end = round_up(static_cast<int>(smaller(keys.count, rows.any.end - keys.first)), key_step<S>);
+  const bool masked = !rows.all.holds({keys.first + begin, keys.first + end});
+  for (int i = 0; i < width; ++i) rows.block_top[i] = -__builtin_inff();
   if (masked) locate(p, rows, keys);
-  for (int j = 0; j < count; j += S::key_tile) {
-    float* at = scores + j * rows.width;
-    ahead(j / S::key_tile, count / S::key_tile);
-    if (masked)
-      score_tile<S, vectors, true>(keys.k + j * stride, head_dim, rows, j, at);
-    else
-      score_tile<S, vectors, false>(keys.k + j * stride, head_dim, rows, j, at);
-  }
-  soften<S, vectors>(scores, count, rows);
-  for (int c = 0; c < head_dim; c += S::key_tile) {
-    if (masked && keys.poisoned)
-      output_tile<S, vectors, true>(keys.v + c, stride, count, scores, rows.rescale, rows.o + c * rows.width);
-    else
-      output_tile<S, vectors, false>(keys.v + c, stride, count, scores, rows.rescale, rows.o + c * rows.width);
-  }
+  for (int c = 0; c < head_dim; c += score_columns)
+    for (int j = begin; j < end; j += S::tile) {
+      const float *k = keys.k + j + c * key_stride, *q = rows.q + c * width;
+      float* at = scores + (j - begin) * width;
+      const int left = round_up(head_dim - c, 4);
+      if (c == 0) ahead(j / S::tile, end / S::tile);
+      if (left > score_columns)
+        score_tile<S, vectors, Part::inner>(k, q, score_columns, c == 0, rows, j, at);
+      else if (rows.all.holds({keys.first + j, keys.first + j + S::tile}))
+        score_tile<S, vectors, Part::last>(k, q, left, c == 0, rows, j, at);
+      else
+        score_tile<S, vectors, Part::masked>(k, q, left, c == 0, rows, j, at);
+    }
+  soften<S, vectors>(scores, end - begin, rows);
+  const float* values = keys.v + begin * value_stride;
+  if (masked && keys.poisoned)
+    for (int c = 0; c < head_dim; ++c)
+      output_poisoned<S, vectors>(values + c, end - begin, scores, rows, rows.o + c * width);
+  else
+    output_tiles<S, vectors>(values, head_dim, end - begin, scores, rows, rows.o);
 }
 
 // The block's number of vectors becomes a compile-time constant.
@@ -168,57 +222,81 @@ void attend_any(const Problem& p, const Rows& rows, const Keys& keys, float* sco
   attend<S, vectors>(p, rows, keys, scores, ahead);
 }
 
+// One key-value head of one batch: its arrays.
+template <class T>
+struct Head {
+  const Problem& p;
+  int64_t kv_head;
+  const T *q, *k, *v;
+  T* out;
+  float* lse;
+  Head(const Problem& p, int64_t batch, int64_t kv_head)
+      : p(p),
+        kv_head(kv_head),
+        q(static_cast<const T*>(p.q) + batch * p.q_strides[0]),
+        k(static_cast<const T*>(p.k) + batch * p.k_strides[0] + kv_head * p.k_strides[1]),
+        v(static_cast<const T*>(p.v) + batch * p.v_strides[0] + kv_head * p.v_strides[1]),
+        out(static_cast<T*>(p.out) + batch * p.out_strides[0]),
+        lse(p.lse ? p.lse + batch * p.lse_strides[0] : nullptr) {}
+};
+
 // Q^T, times scale · log2(e): scores are exponents of 2.
 template <class S, class T>
-void pack_queries(const Problem& p, const T* q, int64_t kv_head, const Rows& rows) {
+void pack_queries(const Head<T>& head, const Rows& rows) {
+  const Problem& p = head.p;
   const int head_dim = static_cast<int>(p.head_dim);
   const float factor = static_cast<float>(p.scale * log2_e);
-  for (int start = 0; start < rows.width; start += S::lanes)
+  Walk walk(p, rows.first);
+  for (int start = 0; start < rows.width; start += S::lanes) {
+    const T* at[S::lanes];
+    for (int i = 0; i < S::lanes; ++i, walk.next()) at[i] = walk.pointer(head.q, p.q_strides, head.kv_head);
     for (int c = 0; c < head_dim; c += S::lanes) {
       typename S::Vec x[S::lanes];
-      for (int i = 0; i < S::lanes; ++i) {
-        x[i] = typename S::Vec{};
-        if (start + i < rows.count)
-          x[i] = load_row<S>(row_pointer(q, p.q_strides, p, kv_head, rows.first + start + i) + c * p.q_strides[3],
-                             p.q_strides[3], head_dim - c);
-      }
-      S::transpose(x);
+      load_square<S>(at, static_cast<int>(rows.count) - start, p.q_strides[3], c, head_dim, x);
+#pragma GCC unroll 16
       for (int i = 0; i < S::lanes; ++i) S::store(rows.q + (c + i) * rows.width + start, x[i] * factor);
     }
+  }
 }
 
 template <class S, class T>
-void write_rows(const Problem& p, T* out, float* lse, int64_t kv_head, const Rows& rows) {
+void write_rows(const Head<T>& head, const Rows& rows) {
   using Vec = typename S::Vec;
+  const Problem& p = head.p;
   const int head_dim = static_cast<int>(p.head_dim);
+  Walk walk(p, rows.first);
   for (int start = 0; start < rows.width; start += S::lanes) {
+    T* to[S::lanes];
+    const int count = static_cast<int>(smaller(S::lanes, rows.count - start));
+    for (int i = 0; i < count; ++i, walk.next()) {
+      to[i] = walk.pointer(head.out, p.out_strides, head.kv_head);
+      if (head.lse)
+        *walk.pointer(head.lse, p.lse_strides, head.kv_head) = log_sum_exp(rows.top[start + i], rows.sum[start + i]);
+    }
     const Vec sum = S::load(rows.sum + start), share = 1.0f / (sum == 0.0f ? S::splat(1.0f) : sum);
     for (int c = 0; c < head_dim; c += S::lanes) {
       Vec x[S::lanes];
+#pragma GCC unroll 16
       for (int i = 0; i < S::lanes; ++i) x[i] = S::load(rows.o + (c + i) * rows.width + start) * share;
       S::transpose(x);
-      for (int i = 0; i < S::lanes && start + i < rows.count; ++i)
-        store_row<S>(row_pointer(out, p.out_strides, p, kv_head, rows.first + start + i) + c * p.out_strides[3],
-                     p.out_strides[3], head_dim - c, x[i]);
+      for (int i = 0; i < count; ++i) store_row<S>(to[i] + c * p.out_strides[3], p.out_strides[3], head_dim - c, x[i]);
     }
   }
-  if (lse)
-    for (int i = 0; i < rows.count; ++i)
-      *row_pointer(lse, p.lse_strides, p, kv_head, rows.first + i) = log_sum_exp(rows.top[i], rows.sum[i]);
 }
 
-// Scratch of one thread, in floats: K, V, scores, and the state of a chunk of rows.
+// Scratch of one thread, in floats: K^T, V, scores, and the state of a chunk of rows.
 template <class S>
 struct BlocksScratch {
   static constexpr int width = S::query_vectors * S::lanes;
   int columns;
-  int64_t keys, scores, block;
+  int64_t keys, values, scores, block;
   explicit BlocksScratch(const Problem& p)
       : columns(round_up(static_cast<int>(p.head_dim), 16)),
-        keys(int64_t{key_block} * row_stride(static_cast<int>(p.head_dim))),
+        keys(int64_t{columns} * key_stride),
+        values(int64_t{key_block} * value_stride),
         scores(int64_t{key_block} * width),
         block(int64_t{2} * columns * width + 6 * width) {}
-  int64_t floats(int64_t chunk_rows) const { return 2 * keys + scores + (chunk_rows + width - 1) / width * block; }
+  int64_t floats(int64_t chunk_rows) const { return keys + values + scores + (chunk_rows + width - 1) / width * block; }
 
   Rows rows(const Problem& p, float* at, int64_t first, int64_t end) const {
     Rows rows;
@@ -228,6 +306,7 @@ struct BlocksScratch {
     const Range low = visible(p, first), high = visible(p, first + rows.count - 1);
     rows.any = {low.begin, high.end};
     rows.all = {high.begin, low.end};
+    rows.fresh = true;
     rows.q = at;
     rows.o = rows.q + columns * width;
     rows.top = rows.o + columns * width;
@@ -236,7 +315,6 @@ struct BlocksScratch {
     rows.block_top = rows.rescale + width;
     rows.begin = reinterpret_cast<int32_t*>(rows.block_top + width);
     rows.end = rows.begin + width;
-    for (int64_t i = 0; i < columns * width; ++i) rows.o[i] = 0;
     for (int i = 0; i < width; ++i) rows.top[i] = -__builtin_inff(), rows.sum[i] = 0;
     return rows;
   }
@@ -254,41 +332,67 @@ int64_t chunk_rows(const Problem& p) {
   return smaller(p.rows(), (rows + width - 1) / width * width);
 }
 
+// What comes into L2 a few lines at a time while the tiles of a block of rows are busy.
+template <class T>
+struct Prefetch {
+  const Head<T>& head;
+  int64_t key;                // the next block of keys
+  int count, share, shares;   // its length; which share of it
+  const Rows *coming, *last;  // the rows whose queries are next, the rows whose outputs are; or nullptr
+  void operator()(int part, int parts) const {
+    const Problem& p = head.p;
+    const int head_dim = static_cast<int>(p.head_dim);
+    prefetch_rows(head.k + key * p.k_strides[2], p.k_strides, count, head_dim, share * parts + part, shares * parts);
+    prefetch_rows(head.v + key * p.v_strides[2], p.v_strides, count, head_dim, share * parts + part, shares * parts);
+    if (coming) prefetch_queries<false>(head.q, p.q_strides, *coming, part, parts);
+    if (last) prefetch_queries<true>(head.out, p.out_strides, *last, part, parts);
+  }
+  template <bool write, class Element>
+  void prefetch_queries(Element* base, const int64_t* strides, const Rows& rows, int part, int parts) const {
+    Walk walk(head.p, rows.first + rows.count * part / parts);
+    for (int64_t i = rows.count * part / parts; i < rows.count * (part + 1) / parts; ++i, walk.next())
+      for (int c = 0; c < head.p.head_dim; c += 64 / static_cast<int>(sizeof(T)))
+        __builtin_prefetch(walk.pointer(base, strides, head.kv_head) + c * strides[3], write ? 1 : 0, 2);
+  }
+};
+
 // Rows [first, end) of one key-value head.
 template <class S, class T>
-void attend_chunk(const Problem& p, int64_t batch, int64_t kv_head, int64_t first, int64_t end, float* memory) {
+void attend_chunk(const Head<T>& head, int64_t first, int64_t end, float* memory) {
+  const Problem& p = head.p;
   const BlocksScratch<S> scratch(p);
-  float *k = memory, *v = k + scratch.keys, *scores = v + scratch.keys, *state = scores + scratch.scores;
-  const T* keys_from = static_cast<const T*>(p.k) + batch * p.k_strides[0] + kv_head * p.k_strides[1];
-  const T* values_from = static_cast<const T*>(p.v) + batch * p.v_strides[0] + kv_head * p.v_strides[1];
+  float *k = memory, *v = k + scratch.keys, *scores = v + scratch.values, *state = scores + scratch.scores;
   const int blocks = static_cast<int>((end - first + scratch.width - 1) / scratch.width);
   Rows rows[max_blocks];
   Range any = {p.kv_len, 0};
   for (int i = 0; i < blocks; ++i) {
     rows[i] = scratch.rows(p, state + i * scratch.block, first + i * scratch.width, end);
-    pack_queries<S>(p, static_cast<const T*>(p.q) + batch * p.q_strides[0], kv_head, rows[i]);
     any = {smaller(any.begin, rows[i].any.begin), larger(any.end, rows[i].any.end)};
   }
   const int head_dim = static_cast<int>(p.head_dim);
   for (int64_t j = any.begin / key_block * key_block; j < any.end; j += key_block) {
-    const int count = static_cast<int>(smaller(key_block, p.kv_len - j)), padded = round_up(count, S::key_tile);
-    pack_rows<S, false>(keys_from + j * p.k_strides[2], p.k_strides, count, padded, head_dim, k);
-    const bool poisoned = pack_rows<S, true>(values_from + j * p.v_strides[2], p.v_strides, count, padded, head_dim, v);
+    const int count = static_cast<int>(smaller(key_block, p.kv_len - j));
+    pack_columns<S, key_stride>(head.k + j * p.k_strides[2], p.k_strides, count, round_up(count, key_step<S>), head_dim,
+                                k);
+    const bool poisoned = pack_rows<S, true>(head.v + j * p.v_strides[2], p.v_strides, count,
+                                             round_up(count, key_step<S>), head_dim, v, value_stride);
     const int next = static_cast<int>(larger(0, smaller(key_block, any.end - j - key_block)));
     for (int i = 0; i < blocks; ++i) {
-      // The next keys come into L2 a few lines at a time, while the tiles are busy.
-      const auto ahead = [&](int part, int parts) {
-        const int64_t at = j + key_block;
-        prefetch_rows(keys_from + at * p.k_strides[2], p.k_strides, next, head_dim, i * parts + part, blocks * parts);
-        prefetch_rows(values_from + at * p.v_strides[2], p.v_strides, next, head_dim, i * parts + part, blocks * parts);
-      };
-      if (rows[i].any.begin < j + count && j < rows[i].any.end)
-        attend_any<S, S::query_vectors>(p, rows[i], Keys{k, v, j, count, poisoned}, scores, ahead);
+      if (rows[i].any.begin >= j + count || j >= rows[i].any.end) continue;
+      if (rows[i].fresh) pack_queries<S>(head, rows[i]);
+      const bool last = rows[i].any.end <= j + key_block;
+      const Rows* coming = i + 1 < blocks && rows[i + 1].fresh ? &rows[i + 1] : nullptr;
+      const Prefetch<T> ahead = {head, j + key_block, next, i, blocks, coming, last ? &rows[i] : nullptr};
+      attend_any<S, S::query_vectors>(p, rows[i], Keys{k, v, j, count, poisoned}, scores, ahead);
+      rows[i].fresh = false;
+      if (last) write_rows<S>(head, rows[i]);
     }
   }
   for (int i = 0; i < blocks; ++i)
-    write_rows<S>(p, static_cast<T*>(p.out) + batch * p.out_strides[0],
-                  p.lse ? p.lse + batch * p.lse_strides[0] : nullptr, kv_head, rows[i]);
+    if (rows[i].fresh) {  // no key is seen
+      for (int64_t at = 0; at < scratch.columns * scratch.width; ++at) rows[i].o[at] = 0;
+      write_rows<S>(head, rows[i]);
+    }
 }
 
 }  // namespace

@@ -6,7 +6,7 @@ namespace pyhpc::attention {
 namespace {
 
 struct Generic : Simd<4> {
-  static constexpr int key_tile = 4, query_vectors = 2;
+  static constexpr int tile = 4, query_vectors = 2;
 };
 
 }  // namespace

@@ -7,7 +7,7 @@ namespace pyhpc::attention {
 namespace {
 
 struct Neon : Simd<4> {
-  static constexpr int key_tile = 8, query_vectors = 3;
+  static constexpr int tile = 8, query_vectors = 3;
   using Simd::load;
   using Simd::store;
   static Vec max(Vec a, Vec b) { return vmaxq_f32(a, b); }

@@ -1,5 +1,4 @@
-// Strided rows of float32, bfloat16 or float16 ↔ float32 scratch. Rows of scratch are `row_stride` floats apart,
-// zero-filled to a multiple of 16.
+// Strided rows of float32, bfloat16 or float16 ↔ float32 scratch, zero-filled to a multiple of 16 columns.
 #pragma once
 #include "attention/attention.h"
 #include "attention/simd.h"
@@ -32,11 +31,11 @@ inline void store_row(T* to, int64_t stride, int count, typename S::Vec x) {
   for (int i = 0; i < count && i < S::lanes; ++i) to[i * stride] = row[i];
 }
 
-// Copy `rows` rows of keys or values, zeros up to `padded` rows. If `watch`: true if an element is infinite or NaN.
+// Copy `rows` rows of keys or values to rows `stride` apart, zeros up to `padded` rows. If `watch`: true if an element
+// is infinite or NaN.
 template <class S, bool watch, class T>
-bool pack_rows(const T* from, const int64_t* strides, int rows, int padded, int head_dim, float* to) {
+bool pack_rows(const T* from, const int64_t* strides, int rows, int padded, int head_dim, float* to, int stride) {
   using Bits = typename S::Bits;
-  const int stride = row_stride(head_dim);
   Bits seen = {};
   const auto put = [&](float* at, typename S::Vec x) {
     // One more in the exponent carries into the sign where the exponent is all ones.
@@ -56,6 +55,35 @@ bool pack_rows(const T* from, const int64_t* strides, int rows, int padded, int 
   return any >> 31;
 }
 
+// Columns [c, c + lanes) of up to `lanes` rows, transposed; zeros beyond the last row and column.
+template <class S, class T>
+inline void load_square(const T* const* rows, int count, int64_t stride, int c, int head_dim,
+                        typename S::Vec (&x)[S::lanes]) {
+  if (count >= S::lanes && stride == 1 && c + S::lanes <= head_dim) {
+#pragma GCC unroll 16
+    for (int i = 0; i < S::lanes; ++i) x[i] = S::load(rows[i] + c);
+  } else {
+    for (int i = 0; i < S::lanes; ++i)
+      x[i] = i < count ? load_row<S>(rows[i] + c * stride, stride, head_dim - c) : typename S::Vec{};
+  }
+  S::transpose(x);
+}
+
+// Transpose `rows` rows of keys, zeros up to `padded` of them: to[column][row], columns `to_stride` apart.
+template <class S, int to_stride, class T>
+void pack_columns(const T* from, const int64_t* strides, int rows, int padded, int head_dim, float* to) {
+  for (int j = 0; j < padded; j += S::lanes) {
+    const T* at[S::lanes];
+    for (int i = 0; i < S::lanes; ++i) at[i] = from + (j + i) * strides[2];
+    for (int c = 0; c < head_dim; c += S::lanes) {
+      typename S::Vec x[S::lanes];
+      load_square<S>(at, rows - j, strides[3], c, head_dim, x);
+#pragma GCC unroll 16
+      for (int i = 0; i < S::lanes; ++i) S::store(to + (c + i) * to_stride + j, x[i]);
+    }
+  }
+}
+
 // Ask for some rows while other work goes on: part number `part` of `parts` of them.
 template <class T>
 inline void prefetch_rows(const T* from, const int64_t* strides, int rows, int head_dim, int part, int parts) {
@@ -64,23 +92,36 @@ inline void prefetch_rows(const T* from, const int64_t* strides, int rows, int h
     for (int c = 0; c < head_dim; c += line) __builtin_prefetch(from + i * strides[2] + c * strides[3], 0, 2);
 }
 
-// Row r of a key-value head is query r / group of head kv_head · group + r % group: the heads of a group share their
-// keys inside one block of rows, and rows in order see non-decreasing ranges of keys.
-template <class T>
-inline T* row_pointer(T* base, const int64_t* strides, const Problem& p, int64_t kv_head, int64_t row) {
-  const int64_t group = p.group();
-  return base + (kv_head * group + row % group) * strides[1] + row / group * strides[2];
-}
-
 struct Range {
   int64_t begin, end;  // keys
   bool holds(const Range& other) const { return begin <= other.begin && other.end <= end; }
 };
 
-// The keys that a row sees; begin ≥ end when none.
-inline Range visible(const Problem& p, int64_t row) {
-  const int64_t place = row / p.group() + p.kv_len - p.q_len;
-  return {p.window >= 0 ? larger(0, place - p.window) : 0, p.causal ? smaller(p.kv_len, place + 1) : p.kv_len};
+// Row r of a key-value head is query r / group of head kv_head · group + r % group: the heads of a group share their
+// keys inside one block of rows, and rows in order see non-decreasing ranges of keys. A walk goes from row to row
+// without a division for each.
+struct Walk {
+  const Problem& p;
+  int64_t group, query, member;
+  Walk(const Problem& p, int64_t row) : p(p), group(p.group()), query(row / group), member(row % group) {}
+  void next() {
+    if (++member == group) ++query, member = 0;
+  }
+  template <class T>
+  T* pointer(T* base, const int64_t* strides, int64_t kv_head) const {
+    return base + (kv_head * group + member) * strides[1] + query * strides[2];
+  }
+  // The keys that the row sees; begin ≥ end when none.
+  Range visible() const {
+    const int64_t place = query + p.kv_len - p.q_len;
+    return {p.window >= 0 ? larger(0, place - p.window) : 0, p.causal ? smaller(p.kv_len, place + 1) : p.kv_len};
+  }
+};
+
+inline Range visible(const Problem& p, int64_t row) { return Walk(p, row).visible(); }
+template <class T>
+inline T* row_pointer(T* base, const int64_t* strides, const Problem& p, int64_t kv_head, int64_t row) {
+  return Walk(p, row).pointer(base, strides, kv_head);
 }
 
 // Natural log-sum-exp from the maximum (in powers of two) and the sum.

@@ -109,7 +109,7 @@ template <class S, class T>
 inline Tile tile_of(const T* from, const int64_t* strides, int rows, int head_dim, float* scratch) {
   if constexpr (sizeof(T) == sizeof(float))
     if (strides[3] == 1 && rows == S::lanes && head_dim % 16 == 0) return {from, strides[2]};
-  pack_rows<S, false>(from, strides, rows, S::lanes, head_dim, scratch);
+  pack_rows<S, false>(from, strides, rows, S::lanes, head_dim, scratch, row_stride(head_dim));
   return {scratch, row_stride(head_dim)};
 }
 

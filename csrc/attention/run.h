@@ -23,7 +23,7 @@ bool run_blocks(const Problem& p) {
     for (int64_t task = 0; task < heads * chunks; ++task) {
       const int64_t first = (chunks - 1 - task / heads) * chunk, head = task % heads;
       if (memory)
-        attend_chunk<S, T>(p, head / p.kv_heads, head % p.kv_heads, first, smaller(first + chunk, p.rows()), memory);
+        attend_chunk<S, T>({p, head / p.kv_heads, head % p.kv_heads}, first, smaller(first + chunk, p.rows()), memory);
     }
   }
   return enough;

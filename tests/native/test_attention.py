@@ -21,7 +21,7 @@ VARIANTS = [name for name, refusal in attention.variants() if not refusal]
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype(np.float16)}
 # Unit roundoff and smallest subnormal of each output type.
 ROUNDING = {"float32": (2.0**-24, 2.0**-149), "bfloat16": (2.0**-8, 2.0**-133), "float16": (2.0**-11, 2.0**-24)}
-ROUNDOFF, EXP2_ERROR, KEY_BLOCK = 2.0**-24, 2.0**-22, 128
+ROUNDOFF, EXP2_ERROR, KEY_BLOCK = 2.0**-24, 2.0**-22, 96
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ CASES = [
     Case(2, 131, 40, heads=3, kv_heads=3, causal=True),
     Case(5, 257, 33, heads=8, kv_heads=2, causal=True, window=70),
     Case(17, 17, 256, causal=True),
-    Case(49, 129, 65, heads=2, kv_heads=1, causal=True),  # one row over a tile, one key over a block
+    Case(65, 97, 65, heads=2, kv_heads=2, causal=True),  # one row over a tile, one key and one column over a block
+    Case(49, 193, 129, heads=2, kv_heads=1, causal=True),
     Case(97, 250, 31, heads=2, kv_heads=2, batch=2, window=9),
     Case(130, 128, 80, causal=True),  # the first queries see no key
     Case(200, 60, 24, heads=2, kv_heads=2, causal=True, window=30),
