@@ -13,6 +13,8 @@ from pyhpc.errors import ConfigError
 
 __all__ = ["Comparison", "bench_command", "compare"]
 
+_DETAILED = 8  # groups beyond which the table of all is printed alone
+
 
 def bench_command(
     kernel: str,
@@ -28,8 +30,9 @@ def bench_command(
     Args:
         kernel: "matmul", "attention" …
         shapes: as in `pyhpc.bench.shapes`; none: the kernel's defaults.
-        dtypes: names; none: float32.
-        vs: peers ("numpy", "torch") and own variants ("avx2", "numba"); none: every peer that takes the first problem.
+        dtypes: names; none: float32, or all with the shapes "full".
+        vs: peers ("numpy", "torch") and own variants ("avx2", "numba"); none: every peer that takes one of the
+            problems.
         threads: each number of threads to compare with; 0: all usable cores.
         json_path, plot_path: files to write (.json; .png, .svg, .pdf).
 
@@ -42,7 +45,7 @@ def bench_command(
     from rich.console import Console
 
     from pyhpc.bench.plot import check_path, write_plot
-    from pyhpc.bench.render import print_comparison, write_json
+    from pyhpc.bench.render import print_comparison, print_summary, write_json
     from pyhpc.bench.shapes import problems
     from pyhpc.kernels.kernel import kernels
 
@@ -54,12 +57,16 @@ def bench_command(
         check_path(plot_path)
     terminal = Console()
     console = terminal if terminal.is_terminal else Console(width=120)  # a file or a pipe has no width of its own
-    wanted = problems(kernel, shapes, dtypes or ("float32",))
-    rivals = vs or [peer.name for peer in kernels()[kernel].peers() if peer.reject(wanted[0]) is None]
+    wanted = problems(kernel, shapes, dtypes)
+    peers = kernels()[kernel].peers()
+    rivals = vs or [peer.name for peer in peers if any(peer.reject(problem) is None for problem in wanted)]
     counts = list(dict.fromkeys(threads))
     with console.status("starting") as status:
         found = compare(kernel, wanted, ["best", *rivals], threads=counts, progress=status.update)
-    print_comparison(found, console)
+    if len(found.groups()) <= _DETAILED:
+        print_comparison(found, console)
+    if len(found.groups()) > 1:
+        print_summary(found, Console(width=160) if console.width < 160 else console)
     if json_path is not None:
         write_json(found, json_path)
     if plot_path is not None:

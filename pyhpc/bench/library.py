@@ -8,12 +8,16 @@ from pathlib import Path
 _CORE_NAMES = ("openblas_get_corename", "scipy_openblas_get_corename64_", "scipy_openblas_get_corename")
 
 
-def blas_library() -> str:
-    """Such as "OpenBLAS SkylakeX", "MKL", or "" where neither is loaded (or is linked in statically)."""
+def blas_library(peer: str) -> str:
+    """What `peer` computes with: "OpenBLAS SkylakeX", or "" where that does not depend on the machine."""
+    if peer not in ("numpy", "openblas"):
+        return ""
     loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if ".so" in line}
-    for path in sorted(loaded):
-        if "openblas" in path.lower():
-            return f"OpenBLAS {_core_name(path)}".strip()
+    found = sorted(path for path in loaded if "openblas" in path.lower())
+    # The package of the peer "openblas" is loaded beside NumPy's own.
+    chosen = [path for path in found if ("scipy_openblas64/" in path) == (peer == "openblas")] or found
+    if chosen:
+        return f"OpenBLAS {_core_name(chosen[0])}".strip()
     return "MKL" if any("libmkl" in path for path in loaded) else ""
 
 

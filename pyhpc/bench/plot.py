@@ -45,7 +45,8 @@ def write_plot(comparison: Comparison, path: str | Path) -> None:
     machine = comparison.machine
     figure.suptitle(f"{comparison.kernel} on {machine.processor}", fontsize=12, fontweight="bold")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False, fontsize=9)
+    columns = min(3 * len(threads), len(labels))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     try:
         figure.savefig(path, dpi=160, metadata={} if path.suffix == ".png" else {"Creator": "pyhpc"})
     except OSError as error:

@@ -35,6 +35,43 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         )
 
 
+def print_summary(comparison: Comparison, console: Console) -> None:
+    """One line for each problem and number of threads: every contestant's rate, ours beside the best peer and limit.
+
+    Then why a contestant has no figure, once for each reason.
+    """
+    from rich import box
+    from rich.table import Table
+
+    groups = comparison.groups()
+    names = list(dict.fromkeys(row.contestant for row in comparison.rows if row.kind == "peer"))
+    others = list(dict.fromkeys(row.contestant for row in comparison.rows if row.kind == "ours"))
+    table = Table(title=f"{comparison.kernel}: rates in {rate_unit(list(comparison.rows))}", title_justify="left",
+                  box=box.SIMPLE_HEAD, pad_edge=False)  # fmt: skip
+    for header in ("problem", "threads", "line ns", *others, "% of limit", "× best peer", *names):
+        table.add_column(header, justify="left" if header == "problem" else "right")
+    for (threads, label), rows in groups.items():
+        found = {row.contestant: row for row in rows if row.kind != "ceiling"}
+        first = rows[0]
+        latency = first.line_latency_seconds
+        table.add_row(
+            label,
+            str(threads),
+            "" if latency is None else f"{latency * 1e9:.0f}",
+            *(_rate_cell(found.get(name)) for name in others),
+            "" if first.of_limit is None else f"{first.of_limit.value:.0%} {first.limit.partition(' ')[0]}",
+            "" if first.speedup is None else f"{first.speedup.value:.2f} {first.best_peer}",
+            *(_rate_cell(found.get(name)) for name in names),
+        )
+    console.print(table)
+    for reason in dict.fromkeys(f"{row.contestant}: {row.error}" for row in comparison.rows if row.error):
+        console.print(f"[dim]{_escape(reason)}")
+
+
+def _rate_cell(row: Row | None) -> str:
+    return "" if row is None or row.rate is None else rate_text(row.rate)
+
+
 def write_json(comparison: Comparison, path: str | Path) -> None:
     """The whole comparison, raw samples included; `Comparison.model_validate_json` reads it back.
 

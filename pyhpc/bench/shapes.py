@@ -3,6 +3,7 @@
 matmul      MxNxK, or BATCHxMxNxK; ":tn" stores the first operand transposed      2048x2048x2048   8x64x64x512:nt
 attention   BATCHxHEADSxLENGTHxDIM; HEADS may be heads/kv_heads, LENGTH queries/keys;
             ":causal", ":window=W"                                  1x16x2048x128:causal   1x32/8x1/4096x128
+matmul      "quick", "full": the tables of benchmarks/bench_matmul.py, full in every dtype
 any kernel  its own field names                                              m=64:n=64:k=64:transpose_a=true
 """
 
@@ -13,15 +14,24 @@ from typing import Any
 
 from pyhpc.errors import ConfigError
 from pyhpc.kernels.kernel import Problem, kernels
+from pyhpc.kernels.matmul_problem import RESULT_DTYPE
 
 DEFAULT_SHAPES = {
     "matmul": ("256x256x256", "512x512x512", "1024x1024x1024", "2048x2048x2048"),
     "attention": ("1x8x512x64", "1x8x1024x128", "1x8x1024x128:causal", "1x8x1/2048x128"),
 }
 
+_MATMUL_ROWS = (
+    *(f"{size}x{size}x{size}" for size in (256, 512, 1024, 2048, 4096)),
+    *(f"{rows}x4096x4096" for rows in (1, 4, 16, 64)),  # skinny: decoding, small batches
+    "4096x4096x128",  # an outer product: bound by writing
+    "128x128x8192",  # an inner product
+)
+SETS = {"matmul": {"quick": ("1024x1024x1024", "1x4096x4096"), "full": _MATMUL_ROWS}}
+
 
 def problems(kernel_name: str, shapes: Iterable[str], dtypes: Iterable[str]) -> list[Problem]:
-    """Every shape in every dtype.
+    """Every shape in every dtype; without dtypes float32, for "full" all that the kernel takes.
 
     Raises:
         ConfigError: an unknown kernel, a shape that cannot be read (the sentence shows one that can), a wrong size.
@@ -30,10 +40,13 @@ def problems(kernel_name: str, shapes: Iterable[str], dtypes: Iterable[str]) -> 
     if kernel_name not in found:
         raise ConfigError(f"there is no kernel {kernel_name!r}; there are {', '.join(found)}")
     kernel = found[kernel_name]
-    wanted = list(shapes) or list(DEFAULT_SHAPES.get(kernel_name, ()))
-    if not wanted:
+    asked = list(shapes) or list(DEFAULT_SHAPES.get(kernel_name, ()))
+    if not asked:
         raise ConfigError(f"kernel {kernel_name} has no default shapes; give --shapes field=value:…")
-    return [kernel.problem(_fields(kernel_name, shape) | _dtype(dtype)) for dtype in dtypes for shape in wanted]
+    sets = SETS.get(kernel_name, {})
+    wanted = [shape for text in asked for shape in sets.get(text.strip(), (text,))]
+    kinds = list(dtypes) or (list(RESULT_DTYPE) if "full" in sets and "full" in asked else ["float32"])
+    return [kernel.problem(_fields(kernel_name, shape) | _dtype(dtype)) for dtype in kinds for shape in wanted]
 
 
 def _dtype(dtype: str) -> dict[str, str]:

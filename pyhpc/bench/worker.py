@@ -59,7 +59,9 @@ def enter(variant: Variant, problem: Problem, threads: int, deterministic: bool 
     arrays = variant.prepare(problem, inputs) if variant.prepare else inputs
     out = _output(variant, problem)
     poison = out.copy()
+    collect = variant.collect or (lambda *unused: None)
     variant.run(problem, arrays, out, threads)
+    collect(problem, arrays, out)
     verdict = problem.verify(out, inputs)
     if not verdict.passed:
         raise MeasurementError(
@@ -69,6 +71,7 @@ def enter(variant: Variant, problem: Problem, threads: int, deterministic: bool 
     verified = out.copy()
 
     def unchanged() -> bool:
+        collect(problem, arrays, out)
         same = np.array_equal(_bits(out), _bits(verified))
         return same or (not deterministic and problem.verify(out, inputs).passed)
 
@@ -100,7 +103,7 @@ class Worker:
         self.threads = threads
         ours = chosen in contract.variants()
         self.entry = enter(chosen, contract.problem(problem), threads, deterministic=ours)
-        return {"library": "" if ours else blas_library(), "verification": self.entry.method}
+        return {"library": "" if ours else blas_library(variant), "verification": self.entry.method}
 
     def sample(self, index: int, seconds: float) -> dict[str, Any]:
         """One round."""

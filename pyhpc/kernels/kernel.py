@@ -100,6 +100,9 @@ class Variant:
     output: Callable[[Any], np.ndarray] | None = (
         None  # instead of problem.output(): a peer whose result has another type
     )
+    collect: Callable[[Any, Any, np.ndarray], None] | None = (
+        None  # untimed collect(problem, arrays, out) after run: brings the result of a peer that makes it itself to out
+    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pyhpc.bench.comparison import Comparison, summarise
 from pyhpc.bench.plot import check_path, write_plot
-from pyhpc.bench.render import print_comparison, rate_text, write_json
+from pyhpc.bench.render import print_comparison, print_summary, rate_text, write_json
 from pyhpc.errors import ConfigError
 from pyhpc.machine import probe
 
@@ -79,3 +79,17 @@ def test_a_path_that_cannot_hold_a_plot_is_refused_before_measuring(tmp_path):
 )
 def test_rates_have_three_digits(rate, text):
     assert rate_text(rate) == text
+
+
+def test_the_summary_has_a_line_for_each_problem_and_each_reason_once(comparison):
+    text = io.StringIO()
+    again = tuple(row.model_copy(update={"threads": 2}) for row in comparison.rows)
+    print_summary(comparison.model_copy(update={"rows": comparison.rows + again}), Console(file=text, width=160))
+    lines = [line.split() for line in text.getvalue().splitlines()]
+    header = next(line for line in lines if line[:1] == ["problem"])
+    assert header[-2:] == ["numpy", "torch"]
+    first, second = (line for line in lines if line[:1] == ["float32"])
+    assert first == ["float32", "1", "100", "80%", "peak", "2.00", "numpy", "50.0"]
+    assert second == ["float32", "2", *first[2:]]
+    assert [line[0] for line in lines if line][-1] == "torch:"
+    assert sum(line[:1] == ["torch:"] for line in lines) == 1

@@ -74,3 +74,15 @@ def test_unknown_kernels_fields_and_values_are_refused():
         shapes.problems("peak", ["blocks=0"], ["float32"])
     with pytest.raises(ConfigError, match="no default shapes"):
         shapes.problems("peak", [], ["float32"])
+
+
+def test_the_full_table_has_every_dtype_and_its_shapes_may_be_mixed_with_others():
+    full = shapes.problems("matmul", ["full"], [])
+    assert {problem.dtype for problem in full} == {"float64", "float32", "bfloat16", "float16", "int8"}
+    assert {problem.m for problem in full if problem.dtype == "int8"} >= {1, 4, 16, 64, 128, 256, 4096}
+    mixed = shapes.problems("matmul", ["quick", "3x4x5"], [])
+    assert [problem.label for problem in mixed] == [
+        "float32 1024x1024x1024",
+        "float32 1x4096x4096",
+        "float32 3x4x5",
+    ]

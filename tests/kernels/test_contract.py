@@ -20,7 +20,10 @@ def run(variant: Variant, problem: Problem, threads: int) -> np.ndarray:
     inputs = problem.inputs()
     before = {name: array.tobytes() for name, array in inputs.items()}
     out = variant.output(problem) if variant.output else problem.output()
-    variant.run(problem, variant.prepare(problem, inputs) if variant.prepare else inputs, out, threads)
+    arrays = variant.prepare(problem, inputs) if variant.prepare else inputs
+    variant.run(problem, arrays, out, threads)
+    if variant.collect:
+        variant.collect(problem, arrays, out)
     assert {name: array.tobytes() for name, array in inputs.items()} == before, "an input was changed"
     return out
 
