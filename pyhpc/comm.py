@@ -30,17 +30,15 @@ from pyhpc.native import cpu
 
 INSTALL = "pip install 'pyhpc[local]' brings an embedded MPI; on a cluster load the site's MPI and pip install mpi4py"
 
-# Launcher → the variables in which it tells a process its rank and the number of ranks. A Slurm task is an MPI rank
-# only if srun also offers a process-management interface: a batch script has SLURM_PROCID too.
+# Launcher → the variables in which it tells a process its rank and the number of ranks.
 _LAUNCHERS = {
     "Open MPI's mpiexec": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     "MVAPICH's mpiexec": ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
-    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
     "PALS": ("PALS_RANKID", "PALS_NRANKS"),
     "mpiexec": ("PMI_RANK", "PMI_SIZE"),
     "a PMIx launcher": ("PMIX_RANK", "PMIX_SIZE"),
 }
-_SLURM_PMI = ("PMI_RANK", "PMI_FD", "PMI2_FD", "PMIX_RANK", "PMI_CONTROL_PORT")
+_SLURM_TASK = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")  # a batch script has the first, but is no task of a step
 
 
 @dataclass(frozen=True)
@@ -53,25 +51,38 @@ class Launch:
 
 
 def launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
-    """How an MPI launcher started this process, or None; reads the environment only and starts no MPI."""
-    for launcher, (rank, ranks) in _LAUNCHERS.items():
-        if not environment.get(rank, "").isdecimal():
-            continue
-        if launcher == "srun" and not any(name in environment for name in _SLURM_PMI):
-            continue
-        count = environment.get(ranks, "")
-        return Launch(launcher, int(environment[rank]), int(count) if count.isdecimal() else None)
-    return None
+    """How an MPI launcher or srun started this process, or None; reads the environment only and starts no MPI."""
+
+    def numbers(names: tuple[str, str]) -> tuple[int | None, int | None]:
+        texts = (environment.get(name, "") for name in names)
+        rank, ranks = (int(text) if text.isdecimal() else None for text in texts)
+        return rank, ranks
+
+    task, tasks = numbers(_SLURM_TASK)
+    for launcher, names in _LAUNCHERS.items():
+        rank, ranks = numbers(names)
+        # Hydra starts its proxies with srun, so its ranks have a task's variables too, which are the proxies'.
+        if rank is not None and (task, tasks) != (rank, ranks or tasks):
+            return Launch(launcher, rank, ranks)
+    return None if task is None or tasks is None else Launch("srun", task, tasks)
 
 
 def launched() -> bool:
-    """Whether an MPI launcher started this process."""
+    """Whether an MPI launcher or srun started this process."""
     return launch() is not None
 
 
+def node_name(environment: Mapping[str, str] = os.environ) -> str:
+    """This node's name: the one Slurm knows it by, where srun started this process, else the host name."""
+    # Other launchers hand the first node's variables to all ranks.
+    started = launch(environment)
+    slurm = environment.get("SLURMD_NODENAME") if started and started.launcher == "srun" else None
+    return slurm or socket.gethostname()
+
+
 @functools.cache
-def _load() -> tuple[ModuleType | None, str | None]:
-    """mpi4py.MPI with MPI initialised, or why not."""
+def _import() -> tuple[ModuleType | None, str | None]:
+    """mpi4py.MPI, or why it cannot be imported. Importing it initialises MPI, unless mpi4py.rc says otherwise."""
     try:
         import mpi4py
     except ImportError:
@@ -90,11 +101,28 @@ def _load() -> tuple[ModuleType | None, str | None]:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as second:
             return None, f"mpi4py cannot load {embedded} ({str(second).splitlines()[0]}); {INSTALL}"
-    if MPI.Is_finalized():
-        return None, "MPI has already been finalised in this process"
-    if not MPI.Is_initialized():
-        MPI.Init_thread(MPI.THREAD_FUNNELED)
     return MPI, None
+
+
+@functools.cache
+def _load() -> tuple[ModuleType | None, str | None]:
+    """mpi4py.MPI with MPI initialised, or why not."""
+    module, reason = _import()
+    if module is None:
+        return None, reason
+    if module.Is_finalized():
+        return None, "MPI has already been finalised in this process"
+    if not module.Is_initialized():
+        module.Init_thread(module.THREAD_FUNNELED)
+    started = launch()
+    if started is not None and (started.ranks or 1) > 1 and module.COMM_WORLD.Get_size() == 1:
+        name = _name(module)
+        remedy = f"srun --mpi={slurm_mpi(name) or 'TYPE'} (srun --mpi=list shows the types)"
+        return None, (
+            f"{started.launcher} started {started.ranks} processes and {name} made each of them a world of its own; "
+            f"start them with {remedy if started.launcher == 'srun' else 'the mpiexec of this MPI'}"
+        )
+    return module, None
 
 
 def absence() -> str | None:
@@ -121,7 +149,31 @@ def world() -> Any:
 
 def library() -> str:
     """The MPI library's own name and version, first line: "MPICH Version: 5.0.2"."""
-    return " ".join(mpi().Get_library_version().strip().splitlines()[0].split())
+    return _name(mpi())
+
+
+def library_at_rest() -> str | None:
+    """`library()` in a process that takes part in no world: MPI is loaded and not initialised; None: there is none."""
+    if importlib.util.find_spec("mpi4py") is None:
+        return None
+    import mpi4py
+
+    mpi4py.rc.initialize = mpi4py.rc.finalize = False
+    module, _ = _import()
+    return None if module is None else _name(module)
+
+
+def _name(module: ModuleType) -> str:
+    return " ".join(module.Get_library_version().strip().splitlines()[0].split())
+
+
+def slurm_mpi(name: str) -> str | None:
+    """The type for `srun --mpi=` that this MPI library (its own name) understands, or None where only the site knows.
+
+    Sources: MPICH wants PMI (https://github.com/pmodels/mpich/blob/main/doc/wiki/how_to/Using_the_Hydra_Process_Manager.md),
+    Open MPI 5 PMIx (its documentation, "Launching with Slurm").
+    """
+    return "pmi2" if name.startswith("MPICH") else "pmix" if name.startswith("Open MPI") else None
 
 
 def thread_level() -> str:
@@ -192,12 +244,15 @@ def mpiexec_command(ranks: int) -> list[str]:
 
 
 def mpiexec_environment(ranks: int) -> dict[str, str]:
-    """Variables that `ranks` ranks on this machine need: where they outnumber the cores, MPICH must yield, not spin.
+    """Variables that `ranks` ranks on this machine need: `yielding_environment` where they outnumber the cores."""
+    return {} if ranks <= cpu().available_threads() else yielding_environment()
 
-    Its shared-memory collectives take milliseconds for 8 bytes otherwise. What the caller has set stays.
+
+def yielding_environment() -> dict[str, str]:
+    """Variables with which MPICH yields instead of spinning, for more ranks than cores. What the caller has set stays.
+
+    Its shared-memory collectives take milliseconds for 8 bytes otherwise.
     """
-    if ranks <= cpu().available_threads():
-        return {}
     yielding = {"MPIR_CVAR_DEVICE_COLLECTIVES": "none", "MPIR_CVAR_POSIX_POLL_FREQUENCY": "1"}
     return {name: value for name, value in yielding.items() if name not in os.environ}
 
@@ -216,9 +271,14 @@ class Place:
 def place(comm: Any = None) -> Place:
     """This rank's place in `comm` (default: the world). Collective."""
     comm = world() if comm is None else comm
-    node = comm.Split_type(mpi().COMM_TYPE_SHARED)
+    started = launch()
+    if started is not None and started.launcher == "srun":
+        # Open MPI 5 under Slurm 22.05's PMIx does not know who shares its node; Slurm does.
+        node = comm.Split(int(os.environ["SLURM_NODEID"]), comm.Get_rank())
+    else:
+        node = comm.Split_type(mpi().COMM_TYPE_SHARED)
     try:
-        return Place(comm.Get_rank(), comm.Get_size(), socket.gethostname(), node.Get_rank(), node.Get_size())
+        return Place(comm.Get_rank(), comm.Get_size(), node_name(), node.Get_rank(), node.Get_size())
     finally:
         node.Free()
 

@@ -11,7 +11,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import socket
 import sys
 from pathlib import Path
 
@@ -95,10 +94,12 @@ def probe() -> Machine:
     Raises:
         Unsupported: the compiled module cannot be loaded.
     """
+    from pyhpc import comm  # here, because comm needs numpy, and a stored run is judged without
+
     native = cpu()
     gpus, absence = _gpus()
     return Machine(
-        host=socket.gethostname(),
+        host=comm.node_name(),
         processor=processor_name(),
         architecture=platform.machine(),
         sockets=_sockets(),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 
@@ -20,6 +21,12 @@ ENVIRONMENTS = {
         comm.Launch("srun", 5, 16),
     ),
     "srun_pmix": ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4", "PMIX_RANK": "0"}, comm.Launch("srun", 0, 4)),
+    "srun_without_mpi": ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, comm.Launch("srun", 1, 2)),
+    # Hydra in a batch script of two nodes: srun started its two proxies, each of which started two ranks.
+    "hydra_in_slurm": (
+        {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "PMI_RANK": "1", "PMI_SIZE": "4"},
+        comm.Launch("mpiexec", 1, 4),
+    ),
     "pmix_without_a_size": ({"PMIX_RANK": "2"}, comm.Launch("a PMIx launcher", 2, None)),
     "a_batch_script_is_no_rank": ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, None),
     "nonsense": ({"PMI_RANK": "first"}, None),
@@ -30,6 +37,13 @@ ENVIRONMENTS = {
 def test_the_launcher_is_told_from_the_environment_alone(case):
     environment, expected = ENVIRONMENTS[case]
     assert comm.launch(environment) == expected
+
+
+def test_a_task_of_srun_names_its_node_as_slurm_does_and_any_other_process_by_its_host():
+    slurm = {"SLURMD_NODENAME": "n7", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+    assert comm.node_name(slurm) == "n7"
+    assert comm.node_name(slurm | {"PMI_RANK": "1", "PMI_SIZE": "4"}) == socket.gethostname()
+    assert comm.node_name({}) == socket.gethostname()
 
 
 def run(program: str, *words: str) -> str:
@@ -76,6 +90,21 @@ def test_mpi_starts_at_thread_level_funneled_and_names_itself():
     level, library = run("import pyhpc.comm as c; c.world(); print(c.thread_level()); print(c.library())").splitlines()
     assert level == "funneled"
     assert "MPI" in library
+
+
+@needs_mpi
+def test_tasks_of_srun_that_mpi_does_not_join_are_refused_with_the_type_to_give(monkeypatch):
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    said = run("import pyhpc.comm as c; print(c.absence())")
+    assert said.startswith("srun started 2 processes and ")
+    assert "made each of them a world of its own; start them with srun --mpi=pm" in said
+
+
+@needs_mpi
+def test_the_library_is_named_without_starting_mpi():
+    program = "import pyhpc.comm as c; n = c.library_at_rest(); from mpi4py import MPI; print(MPI.Is_initialized(), n)"
+    assert run(program).startswith("False ")
 
 
 @needs_mpi

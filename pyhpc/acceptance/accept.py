@@ -1,7 +1,7 @@
 """A whole acceptance run: config → plan → run → judge → report, alone or as rank 0 of an MPI world.
 
-Started alone, this process drives the launcher `mpiexec`. Started on every rank by mpiexec or srun, rank 0 drives the
-launcher `inline`, the others serve it, and all exit with the same status.
+Started alone, this process drives the launcher `slurm` in an allocation, else `mpiexec`. Started on every rank by
+mpiexec or srun, rank 0 drives the launcher `inline`, the others serve it, and all exit with the same status.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyhpc.acceptance.config import bundled, load
 from pyhpc.acceptance.judge import judge
 from pyhpc.acceptance.plan import Plan
 from pyhpc.acceptance.report import EXIT_STATUS, Report, load_run, make_report, write_outputs
 from pyhpc.errors import ConfigError, PyhpcError, RunError
+
+if TYPE_CHECKING:
+    from pyhpc.acceptance.place import Place
 
 WRONG_USAGE, INCOMPLETE = 2, EXIT_STATUS["INCOMPLETE"]
 
@@ -31,8 +34,12 @@ def status_of(error: PyhpcError) -> int:
 
 def reproduce(plan: Plan) -> str:
     """The command that runs the same plan again."""
-    ranks = plan.ranks or plan.nodes
-    start = f"mpiexec -n {ranks} " if plan.launcher == "inline" else ""
+    ranks, hosts = plan.ranks or plan.nodes, ",".join(plan.hosts)
+    by_srun = plan.machine.environment.get("SLURM_STEP_NUM_TASKS") == str(ranks)
+    start = {
+        "inline": f"srun --ntasks={ranks} --nodelist={hosts} " if by_srun else f"mpiexec -n {ranks} ",
+        "slurm": f"salloc --exclusive --nodelist={hosts} ",
+    }.get(plan.launcher, "")
     wanted = f" --ranks {plan.ranks}" if plan.ranks and plan.launcher != "inline" else ""
     own = plan.suite in bundled() and str(bundled()[plan.suite]) == plan.suite_path
     return f"{start}pyhpc accept {shlex.quote(plan.suite if own else plan.suite_path or plan.suite)}{wanted}"
@@ -51,37 +58,38 @@ def report_of(folder: Path, suite: str | None = None) -> Report:
         from pyhpc.acceptance.planner import make_plan
 
         plan = make_plan(load(suite), plan.machine, plan.launcher, plan.nodes, plan.ranks, measured=plan)
-        plan = plan.model_copy(update={"created": stored.plan.created})
+        plan = plan.model_copy(update={"created": stored.plan.created, "hosts": stored.plan.hosts})
     verdicts = judge(plan, stored.measurements)
     return make_report(plan, stored.measurements, verdicts, folder, reproduce(plan), stored.damaged)
 
 
-def plan_of(suite: str, ranks: int | None, nodes: int = 1, launcher: str = "mpiexec") -> Plan:
-    """The plan for this machine."""
-    from pyhpc.acceptance.planner import make_plan
-    from pyhpc.machine import probe
+def plan_of(suite: str, ranks: int | None) -> Plan:
+    """The plan of a run that this process would drive."""
+    from pyhpc.acceptance.place import alone
 
-    return make_plan(load(suite), probe(), launcher, nodes, ranks)
+    return alone(ranks).plan(suite)
 
 
 def accept(suite: str, out: Path | None, resume: Path | None, ranks: int | None) -> int:
     """Run, judge, report; returns the exit status, the same on every rank."""
     from pyhpc import comm
-
-    launch = comm.launch()
-    if launch is None or launch.ranks == 1:
-        with _terminable():
-            return _drive(suite, out, resume, ranks, nodes=1, launcher_name="mpiexec")
     from pyhpc.acceptance.launchers import inline
+    from pyhpc.acceptance.place import alone, of_world, started_alone
 
+    if started_alone():
+        with _terminable():
+            return _drive(suite, out, resume, alone(ranks))
+    launch = comm.launch()
+    if comm.absence() is not None and launch is not None and launch.rank > 0:
+        return INCOMPLETE  # rank 0 says why, once
     world = comm.world()
-    nodes = world.allreduce(int(comm.local_rank(world) == 0))
+    place = of_world(world)
     if world.Get_rank() != 0:
         return inline.serve(world)
     status = INCOMPLETE
     try:
         with _terminable():
-            status = _drive(suite, out, resume, world.Get_size(), nodes, "inline")
+            status = _drive(suite, out, resume, place)
     except PyhpcError as error:
         print(f"pyhpc: {error}", file=sys.stderr)
         status = status_of(error)
@@ -95,7 +103,7 @@ def accept(suite: str, out: Path | None, resume: Path | None, ranks: int | None)
     return status
 
 
-def _drive(suite: str, out: Path | None, resume: Path | None, ranks: int | None, nodes: int, launcher_name: str) -> int:
+def _drive(suite: str, out: Path | None, resume: Path | None, place: Place) -> int:
     """The run on the process that drives it."""
     from pyhpc.acceptance.formats.text import render
     from pyhpc.acceptance.launchers.launcher import launcher
@@ -103,46 +111,45 @@ def _drive(suite: str, out: Path | None, resume: Path | None, ranks: int | None,
     from pyhpc.acceptance.run import prepare, run
 
     if resume is None:
-        plan = plan_of(suite, ranks, nodes, launcher_name)
+        plan = place.plan(suite)
         folder = out or Path(time.strftime(f"pyhpc-run-{plan.suite}-%Y%m%dT%H%M%SZ", time.gmtime()))
         prepare(plan, folder)
     else:
         folder = resume
         plan = load_run(folder).plan
-        _refuse_other_place(plan, nodes, ranks, launcher_name)
+        _refuse_other_place(plan, place)
     try:
         with Watch(plan) as watch:
-            run(plan, folder, launcher(launcher_name), watch)
+            run(plan, folder, launcher(place.launcher), watch)
         report = report_of(folder)
         write_outputs(report, folder)
     except KeyboardInterrupt:
         print(
             f"pyhpc: INCOMPLETE: interrupted; go on with: pyhpc accept --resume {folder}", file=sys.stderr, flush=True
         )
-        if launcher_name == "inline":
+        if place.launcher == "inline":
             raise
         return INCOMPLETE
     print(render(report), end="", flush=True)
     return EXIT_STATUS[report.answer]
 
 
-def _refuse_other_place(plan: Plan, nodes: int, ranks: int | None, launcher_name: str) -> None:
+def _refuse_other_place(plan: Plan, place: Place) -> None:
     """A run is resumed where and how it was started, or its records would be of different machines.
 
     Raises:
         RunError: it was started elsewhere or otherwise.
     """
     import pyhpc
-    from pyhpc.machine import probe
 
     here: dict[str, Any] = {
-        "launcher": launcher_name,
-        "number of nodes": nodes,
-        "number of ranks": ranks if launcher_name == "inline" else plan.ranks,
-        "processor": probe().processor,
+        "launcher": place.launcher,
+        "nodes": " ".join(place.hosts),
+        "number of ranks": place.ranks if place.launcher == "inline" else plan.ranks,
+        "processor": place.machine.processor,
         "version": pyhpc.__version__,
     }
-    there = (plan.launcher, plan.nodes, plan.ranks, plan.machine.processor, plan.pyhpc_version)
+    there = (plan.launcher, " ".join(plan.hosts), plan.ranks, plan.machine.processor, plan.pyhpc_version)
     for (name, now), then in zip(here.items(), there, strict=True):
         if now != then:
             raise RunError(

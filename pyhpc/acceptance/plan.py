@@ -66,6 +66,7 @@ class Plan(Record):
     suite_digest: str
     launcher: str
     nodes: int
+    hosts: tuple[str, ...] = ()  # their names; a run goes on only on the same ones
     ranks: int | None = None  # what "cores" meant, if somebody said so
     machine: Machine
     steps: tuple[Step, ...]

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pyhpc import comm
 from pyhpc.acceptance import records
 from pyhpc.acceptance.fault import from_environment
 from pyhpc.acceptance.plan import Case, Step
@@ -46,7 +47,7 @@ class Rank:
     def __init__(self, folder: Path, rank: int) -> None:
         self.folder, self.rank = folder, rank
         self.subject = Subject(
-            rank=rank, host=socket.gethostname(), pid=os.getpid(), cores=tuple(sorted(os.sched_getaffinity(0)))
+            rank=rank, host=comm.node_name(), pid=os.getpid(), cores=tuple(sorted(os.sched_getaffinity(0)))
         )
         self._lock = threading.Lock()
 
@@ -141,8 +142,6 @@ def main() -> None:
     if not job.mpi:
         measure_step(job, None, 0, 1)
         return
-    from pyhpc import comm
-
     world = comm.world()
     try:
         measure_step(job, world, world.Get_rank(), world.Get_size())

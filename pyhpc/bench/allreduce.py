@@ -13,7 +13,6 @@ all. Formulas: nccl-tests, doc/PERFORMANCE.md. The table and the JSON are allred
 from __future__ import annotations
 
 import os
-import socket
 import statistics
 import time
 import zlib
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from pyhpc.comm import Channel, channel, library, mpi, thread_level
+from pyhpc.comm import Channel, channel, library, mpi, node_name, thread_level
 from pyhpc.errors import InvalidArgument
 from pyhpc.kernels.allreduce import allreduce
 from pyhpc.kernels.allreduce_problem import OPS, AllreduceProblem, algbw, busbw
@@ -157,7 +156,7 @@ def benchmark(sweep: Sweep, comm: Any = None) -> Result:
         elements = size // DTYPES[sweep.dtype].itemsize
         problem = AllreduceProblem(elements, sweep.dtype, sweep.op, private.ranks, sweep.pattern, sweep.seed)
         rows += _Contest(private, problem, names).run(sweep.warmup, sweep.iterations)
-    processes = private.comm.allgather(Process(private.rank, os.getpid(), socket.gethostname()))
+    processes = private.comm.allgather(Process(private.rank, os.getpid(), node_name()))
     return Result(sweep, tuple(processes), library(), thread_level(), tuple(rows), refused)
 
 

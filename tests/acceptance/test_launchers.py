@@ -42,7 +42,7 @@ def run(step: Step, folder, monkeypatch, fault: str = ""):
 
 
 def test_the_folder_is_the_list_of_launchers():
-    assert set(launchers()) == {"inline", "mpiexec"}
+    assert set(launchers()) == {"inline", "mpiexec", "slurm"}
     with pytest.raises(ConfigError, match="there is no launcher 'ssh'"):
         launcher("ssh")
 

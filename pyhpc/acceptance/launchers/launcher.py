@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,26 +34,40 @@ class Launcher:
     launch: Callable[[Step, int, Path, Callable[[int, str, str], None]], list[Measurement]]
 
 
-# How MPICH's hydra, Open MPI's prterun and Slurm's srun name a process that ended badly.
+# How MPICH's hydra and Open MPI's prterun name a process that ended badly.
 _CULPRITS = (
     re.compile(r"PID (?P<pid>\d+) RUNNING AT (?P<host>\S+)"),
     re.compile(r"rank (?P<rank>\d+) with PID \d+ on node (?P<host>\S+)"),
-    re.compile(r"task (?P<rank>\d+): (?:Killed|Aborted|Segmentation|Terminated|Exited)"),
 )
+# How srun does, for one rank or "0,2-3"; it ends the others after that and names them too. Then a node that is lost.
+_TASKS = re.compile(r"srun: error: \S+: tasks? (?P<ranks>[\d,-]+): (?P<end>.+)")
+_NODE = re.compile(r"srun: error: Node failure on (?P<host>\S+)")
+_CHATTER = ("srun: ", "slurmstepd")  # what follows the last words of a task
 
 
-def _blamed(output: str, unfinished: dict[int, dict[str, object]]) -> list[int]:
-    """The ranks that failed by their own word, else those that the MPI launcher names."""
+def _blamed(output: str, unfinished: dict[int, dict[str, object]], how: str) -> dict[int, str]:
+    """The ranks that failed by their own word, else those that the MPI launcher names, and how they ended."""
     failed = [rank for rank, state in unfinished.items() if state.get("phase") == FAILED]
     if failed:
-        return failed
-    blamed: set[int] = set()
+        return dict.fromkeys(failed, how)
+    blamed: dict[int, str] = {}
     for match in (match for pattern in _CULPRITS for match in pattern.finditer(output)):
         found = match.groupdict()
         for rank, state in unfinished.items():
             if found.get("rank") == str(rank) or (found.get("pid") and found["pid"] == str(state.get("pid"))):
-                blamed.add(rank)
-    return sorted(blamed)
+                blamed[rank] = how
+    if lost := _NODE.search(output):
+        return {rank: "was lost with its node" for rank, state in unfinished.items() if state.get("host") == lost[1]}
+    if first := _TASKS.search(output):
+        blamed |= {rank: f"ended ({first['end']})" for rank in _ranks(first["ranks"]) if rank in unfinished}
+    return dict(sorted(blamed.items()))
+
+
+def _ranks(text: str) -> Iterator[int]:
+    """The numbers of "0,2-3"."""
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)
 
 
 def _behind(step: Step, unfinished: dict[int, dict[str, object]]) -> list[int]:
@@ -73,6 +87,8 @@ def _sentence(step: Step, rank: int, state: dict[str, object], how: str) -> str:
     if not state:
         return f"rank {rank} {how or 'was ended'} before it started to measure step {step.name}"
     doing = f"while {state['phase']} {state['case']}" if state.get("case") else f"after {state['phase']}"
+    if state["phase"] == FAILED:
+        doing = f"after it failed in {state['case']}"
     return f"rank {rank} on {state['host']} (pid {state['pid']}) {how or 'was ended'} {doing} in step {step.name}"
 
 
@@ -87,16 +103,17 @@ def error_records(
     step = job.step
     said = records.states(Path(job.folder))
     unfinished = {rank: said.get(rank, {}) for rank in range(step.ranks) if said.get(rank, {}).get("phase") != FINISHED}
-    last = "".join(output.strip().splitlines()[-1:])[:300]
+    last = "".join([line for line in output.splitlines() if line.strip() and not line.startswith(_CHATTER)][-1:])[:300]
     found: list[Measurement] = []
-    blamed = _blamed(output, unfinished)
+    # What a launcher says when it is stopped is of all ranks alike.
+    blamed = _blamed(output if launcher_ended else "", unfinished, how)
     for rank in blamed or _behind(step, unfinished):
         state = unfinished[rank]
         if step.ranks > 1 and not blamed and launcher_ended:
             sentence = f"the MPI launcher {how} and named no rank; {_sentence(step, rank, state, '')}"
         else:
-            sentence = _sentence(step, rank, state, how)
-        sentence += f"; printed last: {last}" if last and step.ranks == 1 else ""
+            sentence = _sentence(step, rank, state, blamed.get(rank, how))
+        sentence += f"; printed last: {last}" if last and (step.ranks == 1 or not state) else ""
         measured = {m.case for m in done if step.collective or m.subject.rank == rank}
         found += [
             Measurement(

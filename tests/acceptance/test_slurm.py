@@ -1,0 +1,218 @@
+"""The launcher slurm: with a pretended srun everywhere, and with the real one where there is a Slurm."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from pyhpc import comm
+from pyhpc.acceptance import records
+from pyhpc.acceptance.launchers import slurm
+from pyhpc.acceptance.launchers.launcher import _blamed
+from pyhpc.acceptance.plan import Step, read_plan
+from pyhpc.errors import RunError
+from pyhpc.measure.measurement import Sampling
+
+# Starts the tasks as srun does, in blocks on nodes n1, n2 …, without MPI; writes down its own words.
+SRUN = """#!/bin/bash
+echo "$@" >> "$SRUN_LOG"
+while [[ $1 == --* ]]; do
+  case $1 in --nodes=*) nodes=${1#*=};; --ntasks=*) tasks=${1#*=};; esac
+  shift
+done
+for ((task = 0; task < tasks; task++)); do
+  node=$((task * nodes / tasks))
+  SLURM_PROCID=$task SLURM_STEP_NUM_TASKS=$tasks SLURM_NODEID=$node SLURMD_NODENAME=n$((node + 1)) "$@" &
+done
+status=0
+for ((task = 0; task < tasks; task++)); do wait -n || status=$?; done
+exit $status
+"""
+
+SUITE = """
+schema = 1
+name = "tiny"
+
+[[step]]
+name = "peak"
+workload = "kernel"
+cases = [{kernel = "peak", dtype = ["float32", "int8"], blocks = 1, variant = "generic"}]
+sampling = {min_samples = 6, max_samples = 6, budget_seconds = 0.2, attempts = 1}
+"""
+ALLREDUCE = """
+[[step]]
+name = "allreduce"
+workload = "allreduce"
+ranks_per_node = 1
+threads = 1
+cases = [{elements = [1, 1000], variant = "ring"}]
+sampling = {min_samples = 6, max_samples = 6, budget_seconds = 0.2, attempts = 1}
+"""
+
+
+@pytest.fixture
+def allocation(tmp_path, monkeypatch):
+    """An allocation of two nodes of four cores, with a pretended srun."""
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text(SRUN)
+    srun.chmod(0o755)
+    for name in [name for name in os.environ if name.startswith("SLURM")]:
+        monkeypatch.delenv(name)
+    variables = {
+        "PATH": f"{srun.parent}:{os.environ['PATH']}",
+        "SRUN_LOG": str(tmp_path / "srun.log"),
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_JOB_CPUS_PER_NODE": "4(x2)",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    slurm.survey.cache_clear()
+    yield tmp_path
+    slurm.survey.cache_clear()
+
+
+def step(ranks: int, threads: int) -> Step:
+    fields = {"name": "x", "workload": "kernel", "nodes": "each", "timeout_seconds": 9.0, "cases": (), "limits": ()}
+    return Step(ranks=ranks, threads=threads, sampling=Sampling(), **fields)
+
+
+def test_outside_an_allocation_the_launcher_is_absent_and_says_why(allocation, monkeypatch):
+    assert slurm.LAUNCHER.absence() is None
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert slurm.LAUNCHER.absence() == "there is no srun on PATH"
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert slurm.LAUNCHER.absence() == "this process is in no Slurm allocation"
+
+
+def test_every_node_of_the_allocation_says_what_it_is(allocation):
+    found = slurm.survey()
+    assert found.hosts == ("n1", "n2")
+    assert found.machine.host == "n1"
+    assert found.machine.cores >= 1
+
+
+def test_nodes_that_do_not_answer_are_an_error_with_the_words_of_srun(allocation):
+    (allocation / "bin" / "srun").write_text("#!/bin/sh\necho 'srun: error: n2: no such partition' >&2\nexit 1\n")
+    with pytest.raises(RunError, match=r"0 of 2 nodes answered \(srun ended with status 1\): srun: error: n2: no such"):
+        slurm.survey()
+
+
+def test_a_node_that_is_not_like_the_others_is_named(allocation):
+    machine = slurm.survey().machine
+    nodes = [
+        slurm.Node(machine=machine.model_copy(update={"host": f"n{i}", "cores": 3 if i == 2 else 4}), mpi="MPICH")
+        for i in (1, 2, 3)
+    ]
+    with pytest.raises(RunError, match=r"most have .* 4 cores, .* but n2: .* 3 cores"):
+        slurm._alike(nodes)
+    assert slurm._alike([node for node in nodes if node.machine.cores == 4]).hosts == ("n1", "n3")
+
+
+def test_lines_that_srun_mixes_are_put_together_again(allocation):
+    whole = slurm.Node(machine=slurm.survey().machine, mpi=None).model_dump_json()
+    half = len(whole) // 2
+    mixed = f"1 pyhpc {whole[:half]}\n0 pyhpc {whole[:half]}\na warning\n0 pyhpc {whole[half:]}\n1 pyhpc {whole[half:]}"
+    assert [node.model_dump_json() for node in slurm._read(mixed)] == [whole, whole]
+
+
+def test_a_step_gets_the_ranks_and_cores_it_asks_for(allocation, monkeypatch):
+    slurm.survey()
+    words, variables = slurm._start(step(ranks=4, threads=2))
+    assert {"--nodes=2", "--ntasks=4", "--ntasks-per-node=2", "--cpus-per-task=2", "--cpu-bind=cores"} <= set(words)
+    assert "--kill-on-bad-exit=1" in words
+    assert not variables
+    words, variables = slurm._start(step(ranks=10, threads=1))
+    assert {"--ntasks-per-node=5", "--cpus-per-task=1", "--overcommit", "--cpu-bind=none"} <= set(words)
+    assert variables == comm.yielding_environment()
+
+
+def test_the_mpi_type_is_what_the_library_understands_unless_the_user_says_otherwise(allocation, monkeypatch):
+    found = slurm.survey()
+    for library, option in (("Open MPI v5.0.11", ["--mpi=pmix"]), ("MPICH Version: 5", ["--mpi=pmi2"]), (None, [])):
+        known = slurm.Allocation(found.hosts, found.machine, library)
+        monkeypatch.setattr(slurm, "survey", lambda known=known: known)
+        assert [word for word in slurm._start(step(2, 1))[0] if word.startswith("--mpi")] == option
+    monkeypatch.setenv("SLURM_MPI_TYPE", "pmi1")
+    assert not [word for word in slurm._start(step(2, 1))[0] if word.startswith("--mpi")]
+
+
+def accept(folder, *words):
+    command = [sys.executable, "-m", "pyhpc", "accept", *words]
+    return subprocess.run(
+        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100, check=False
+    )
+
+
+def test_in_an_allocation_each_step_is_an_srun_and_its_records_name_the_node(allocation, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
+    (allocation / "tiny.toml").write_text(SUITE)
+    done = accept(allocation, "tiny.toml", "--out", "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    plan, (found, _) = read_plan(allocation / "run"), records.load(allocation / "run")
+    assert (plan.launcher, plan.hosts, plan.machine.host) == ("slurm", ("n1",), "n1")
+    assert [m.subject.host for m in found] == ["n1", "n1"]
+    assert "--nodelist=n1 pyhpc accept tiny.toml" in done.stdout
+    survey, measured = (allocation / "srun.log").read_text().splitlines()
+    assert "launchers.slurm" in survey
+    assert "acceptance.worker" in measured
+
+
+def test_a_run_is_not_resumed_on_other_nodes(allocation, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
+    (allocation / "tiny.toml").write_text(SUITE)
+    assert accept(allocation, "tiny.toml", "--out", "run").returncode == 0
+    (allocation / "bin" / "srun").write_text(SRUN.replace("NODENAME=n", "NODENAME=m"))
+    done = accept(allocation, "--resume", "run")
+    assert done.returncode == 3
+    assert "this run was started with nodes 'n1' and cannot go on with 'm1'" in done.stderr
+
+
+UNFINISHED = {rank: {"phase": "sampling", "pid": 100 + rank, "host": f"n{rank // 2 + 1}"} for rank in range(4)}
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        # As srun 22.05 printed it: it ends the other tasks after the culprit, and names them too.
+        (
+            "srun: error: n2: task 3: Killed\nsrun: launch/slurm: _step_signal: Terminating StepId=32.3\n"
+            "srun: error: n2: task 2: Terminated\nsrun: error: n1: tasks 0-1: Terminated\n",
+            {3: "ended (Killed)"},
+        ),
+        ("srun: error: n1: tasks 0,2-3: Segmentation fault\n", dict.fromkeys((0, 2, 3), "ended (Segmentation fault)")),
+        ("srun: error: Node failure on n2\n", dict.fromkeys((2, 3), "was lost with its node")),
+        ("srun: Job step aborted\n", {}),
+    ],
+)
+def test_the_first_task_that_srun_names_is_blamed_and_not_those_it_ended_itself(output, expected):
+    assert _blamed(output, UNFINISHED, "ended with exit status 143") == expected
+
+
+def _no_slurm() -> str | None:
+    if shutil.which("salloc") is None:
+        return "there is no Slurm here"
+    asked = subprocess.run(["sinfo", "-h", "-t", "idle", "-o", "%D"], capture_output=True, text=True, check=False)
+    if asked.returncode or sum(map(int, asked.stdout.split())) < 2:
+        return f"Slurm has no two idle nodes ({asked.stderr.strip() or asked.stdout.strip() or 'none'})"
+    return comm.installation_absence()
+
+
+@pytest.mark.skipif(_no_slurm() is not None, reason=str(_no_slurm()))
+def test_two_real_nodes_are_accepted_together(tmp_path):
+    (tmp_path / "tiny.toml").write_text(SUITE + ALLREDUCE)
+    command = ["salloc", "-N2", "--exclusive", sys.executable, "-m", "pyhpc", "accept", "tiny.toml", "--out", "run"]
+    done = subprocess.run(
+        command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["coverage"]["nodes_measured"] == 2
+    hosts = {m["subject"]["host"] for m in report["measurements"] if m["ranks"] == 1}
+    assert hosts == set(report["plan"]["hosts"])
