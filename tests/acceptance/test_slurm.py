@@ -73,9 +73,10 @@ def allocation(tmp_path, monkeypatch):
     }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    slurm.survey.cache_clear()
+    survey = slurm.survey  # a test may put something else in its place
+    survey.cache_clear()
     yield tmp_path
-    slurm.survey.cache_clear()
+    survey.cache_clear()
 
 
 def step(ranks: int, threads: int) -> Step:
