@@ -1,21 +1,25 @@
-// Few query rows against many keys (decode): lanes run along the head dimension, so that no lane idles and every key
-// and value is read once, for all query heads of its group.
+// Few query rows against many keys (decode): lanes run along the head dimension, so that no lane idles, and every key
+// and value is read once, for all query heads of its group, straight from the caller's arrays where they allow it.
 //
 //   for each span of keys, a task of its own:   (o, max, sum) of its keys, by blocks of key_block with online softmax
 //   for each row:                               its spans combined in order
 //
-// The spans have a fixed length: a single head with a long cache still occupies all threads, and the bits are the same
-// with any number of them.
+// Rows are taken in packs of 1, 2, 4 or 8: a loaded key or value serves the whole pack, and the sums of `lanes` pairs
+// of key and row, added in one tree, leave the scores as [key][row]. The spans have a fixed length: a single head with
+// a long cache still occupies all threads, and the bits are the same with any number of them.
 #pragma once
+#include <type_traits>
+
 #include "attention/pack.h"
 #include "core/workspace.h"
 
 namespace pyhpc::attention {
 namespace {
 
-constexpr int few_rows = 8;                // above, lanes along the queries are faster
+constexpr int few_rows = 16;               // above, lanes along the queries are faster
+constexpr int max_pack = 8;                // rows
 constexpr int span_keys = 16 * key_block;  // long enough that combining costs nothing
-constexpr int output_vectors = 4;          // vectors of columns that accumulate together
+constexpr int value_keys = 32;             // keys whose values stay in L1 while all columns of all rows use them
 
 // What one row knows after some keys: o[columns], the maximum and the sum.
 struct Partial {
@@ -33,43 +37,113 @@ struct RowsPlan {
         rows(p.rows()),
         spans(larger(1, (p.kv_len + span_keys - 1) / span_keys)) {}
   int64_t partial_floats() const { return heads * spans * rows * (columns + 16); }
-  int64_t scratch_floats() const { return 16 * stride + rows * (columns + key_block); }
+  int64_t pack_floats() const { return max_pack * (2 * columns + key_block); }
+  int64_t scratch_floats() const { return value_keys * stride + (few_rows / max_pack + 1) * pack_floats(); }
   Partial partial(float* all, int64_t head, int64_t part, int64_t row) const {
     float* at = all + ((head * spans + part) * rows + row) * (columns + 16);
     return {at, at + columns, at + columns + 1};
   }
 };
 
-// Dot products of q with `lanes` rows of keys, key i in lane i: the accumulators are added in a tree of interleavings.
-template <class S>
-inline typename S::Vec dots(const float* k, int64_t stride, const float* q, int columns) {
-  typename S::Vec acc[S::lanes] = {};
-  for (int c = 0; c < columns; c += S::lanes) {
-    const auto x = S::load(q + c);
-#pragma GCC unroll 16
-    for (int i = 0; i < S::lanes; ++i) acc[i] += S::load(k + i * stride + c) * x;
-  }
-#pragma GCC unroll 4
-  for (int half = S::lanes / 2; half > 0; half /= 2)
-#pragma GCC unroll 8
-    for (int i = 0; i < half; ++i)
-      acc[i] = S::interleave_low(acc[i], acc[i + half]) + S::interleave_high(acc[i], acc[i + half]);
-  return acc[0];
+// `size` rows that share each load of a key or value, the last ones possibly zero.
+struct Pack {
+  int size, count, first;
+  float *q, *o, *scores;  // [row][column], [row][column], [key][row]
+  float top[max_pack], sum[max_pack];
+  Range seen[max_pack];  // keys
+};
+
+// call(integral_constant<int, size>) for the pack's size.
+template <int size = max_pack, class Call>
+inline void with_size(int wanted, const Call& call) {
+  if (wanted == size) return call(std::integral_constant<int, size>{});
+  if constexpr (size > 1) with_size<size / 2>(wanted, call);
 }
 
-// o += Σ_j weights[j] v[j], for `vectors` vectors of columns.
-template <class S, int vectors>
-inline void weigh(const float* v, int64_t stride, const float* weights, int keys, float* o) {
-  typename S::Vec acc[vectors];
+template <class S>
+constexpr int largest_pack = S::lanes < max_pack ? S::lanes : max_pack;
+
+// The sum of each of `count` vectors, vector i in lanes i, i + count …: added in a tree of interleavings, unrolled by
+// recursion so that all stay in registers.
+template <class S, int count>
+inline __attribute__((always_inline)) typename S::Vec add_lanes(const typename S::Vec (&x)[count]) {
+  if constexpr (count == 1) {
+    return x[0];
+  } else {
+    typename S::Vec sums[count / 2];
 #pragma GCC unroll 8
-  for (int i = 0; i < vectors; ++i) acc[i] = S::load(o + i * S::lanes);
+    for (int i = 0; i < count / 2; ++i)
+      sums[i] = S::interleave_low(x[i], x[i + count / 2]) + S::interleave_high(x[i], x[i + count / 2]);
+    return add_lanes<S>(sums);
+  }
+}
+
+// Rows that will be needed soon: each row used now asks for one of them, line by line, so that memory and arithmetic
+// are busy at the same time.
+template <class T>
+struct Ahead {
+  const T* rows;
+  int64_t stride;
+  void fetch(int row, int column) const { __builtin_prefetch(rows + row * stride + column, 0, 2); }
+};
+
+// Scores of lanes / size keys with `size` rows: lane (key, row) of the result.
+template <class S, int size, class Element, class T>
+inline typename S::Vec dots(const Element* k, int64_t stride, const float* q, int columns, const Ahead<T>& ahead) {
+  typename S::Vec sums[S::lanes] = {};
+  for (int c = 0; c < columns; c += S::lanes) {
+    typename S::Vec x[size];
+#pragma GCC unroll 8
+    for (int r = 0; r < size; ++r) x[r] = S::load(q + r * columns + c);
+#pragma GCC unroll 16
+    for (int i = 0; i < S::lanes / size; ++i) {
+      const auto key = S::load(k + i * stride + c);
+      ahead.fetch(i, c);
+#pragma GCC unroll 8
+      for (int r = 0; r < size; ++r) sums[i * size + r] += key * x[r];
+    }
+  }
+  return add_lanes<S>(sums);
+}
+
+// o[row] += Σ_j weights[j][row] v[j] for `rows` rows and `vectors` vectors of columns; weights are `step` apart.
+template <class S, int rows, int vectors, class Element, class T>
+inline void weigh(const Element* v, int64_t stride, const float* weights, int step, int keys, float* o, int columns,
+                  const Ahead<T>& ahead) {
+  typename S::Vec sums[rows][vectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+    for (int i = 0; i < vectors; ++i) sums[r][i] = S::load(o + r * columns + i * S::lanes);
   for (int j = 0; j < keys; ++j) {
-    const auto p = S::splat(weights[j]);
+    typename S::Vec x[vectors];
 #pragma GCC unroll 8
-    for (int i = 0; i < vectors; ++i) acc[i] += S::load(v + j * stride + i * S::lanes) * p;
+    for (int i = 0; i < vectors; ++i) {
+      x[i] = S::load(v + j * stride + i * S::lanes);
+      ahead.fetch(j, i * S::lanes);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      const auto weight = S::splat(weights[j * step + r]);
+#pragma GCC unroll 8
+      for (int i = 0; i < vectors; ++i) sums[r][i] += x[i] * weight;
+    }
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < vectors; ++i) S::store(o + i * S::lanes, acc[i]);
+  for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+    for (int i = 0; i < vectors; ++i) S::store(o + r * columns + i * S::lanes, sums[r][i]);
+}
+
+template <class S, int rows, class Element, class T>
+inline void weigh_all(const Element* v, int64_t stride, const float* weights, int step, int keys, float* o, int columns,
+                      const Ahead<T>& ahead) {
+  constexpr int vectors = rows > 4 ? 2 : 4;  // the sums fill half of 32 registers
+  int c = 0;
+  for (; c + vectors * S::lanes <= columns; c += vectors * S::lanes)
+    weigh<S, rows, vectors>(v + c, stride, weights, step, keys, o + c, columns, Ahead<T>{ahead.rows + c, ahead.stride});
+  for (; c < columns; c += S::lanes)
+    weigh<S, rows, 1>(v + c, stride, weights, step, keys, o + c, columns, Ahead<T>{ahead.rows + c, ahead.stride});
 }
 
 template <class S>
@@ -77,108 +151,166 @@ float exp2_of(float x) {
   return S::exp2(S::splat(x))[0];
 }
 
-// Scores [begin, end) of a block become weights, its neighbours up to whole vectors 0; o, maximum and sum move on.
-template <class S>
-void soften_row(float* scores, int begin, int end, int columns, const Partial& row) {
+// Where the keys [first, first + count) that a row of the pack sees begin and end.
+inline Range seen_of(const Pack& pack, int row, int64_t first, int count) {
+  const Range& seen = pack.seen[row];
+  const int64_t begin = larger(0, smaller(count, seen.begin - first));
+  return {begin, larger(begin, smaller(count, seen.end - first))};
+}
+
+// Scores of a block become weights; o, maximum and sum move on. Hidden keys, and those that fill the last vector up,
+// weigh nothing.
+template <class S, int size>
+void soften_pack(Pack& pack, int64_t first, int count, int columns) {
   using Vec = typename S::Vec;
-  const int first = begin / S::lanes * S::lanes, last = round_up(end, S::lanes);
-  for (int j = first; j < begin; ++j) scores[j] = -__builtin_inff();
-  for (int j = end; j < last; ++j) scores[j] = -__builtin_inff();
-  Vec tops = S::splat(*row.top), sums = {};
-  for (int j = first; j < last; j += S::lanes) tops = S::max(tops, S::load(scores + j));
-  float top = tops[0];
-  for (int lane = 1; lane < S::lanes; ++lane) top = tops[lane] > top ? tops[lane] : top;
-  const float base = top == -__builtin_inff() ? 0.0f : top, rescale = exp2_of<S>(*row.top - base);
-  for (int j = first; j < last; j += S::lanes) {
-    const Vec weights = S::exp2(S::load(scores + j) - base);
-    S::store(scores + j, weights);
+  const int padded = round_up(count, S::lanes);
+  for (int r = 0; r < size; ++r) {
+    const Range seen = seen_of(pack, r, first, count);
+    for (int j = 0; j < seen.begin; ++j) pack.scores[j * size + r] = -__builtin_inff();
+    for (int j = static_cast<int>(seen.end); j < padded; ++j) pack.scores[j * size + r] = -__builtin_inff();
+  }
+  Vec tops = S::splat(-__builtin_inff()), sums = {};
+  for (int j = 0; j < padded * size; j += S::lanes) tops = S::max(tops, S::load(pack.scores + j));
+  float top[size], base[S::lanes], rescale[size];
+  for (int r = 0; r < size; ++r) top[r] = pack.top[r];
+  for (int lane = 0; lane < S::lanes; ++lane) {
+    float& highest = top[lane % size];
+    highest = tops[lane] > highest ? tops[lane] : highest;
+  }
+  for (int lane = 0; lane < S::lanes; ++lane)
+    base[lane] = top[lane % size] == -__builtin_inff() ? 0.0f : top[lane % size];
+  for (int j = 0; j < padded * size; j += S::lanes) {
+    const Vec weights = S::exp2(S::load(pack.scores + j) - S::load(base));
+    S::store(pack.scores + j, weights);
     sums += weights;
   }
-  float sum = *row.sum * rescale;
-  for (int lane = 0; lane < S::lanes; ++lane) sum += sums[lane];
-  *row.top = top, *row.sum = sum;
-  for (int c = 0; c < columns; c += S::lanes) S::store(row.o + c, S::load(row.o + c) * rescale);
+  for (int r = 0; r < size; ++r) {
+    rescale[r] = exp2_of<S>(pack.top[r] - base[r]);
+    pack.sum[r] *= rescale[r], pack.top[r] = top[r];
+    for (int c = 0; c < columns; c += S::lanes)
+      S::store(pack.o + r * columns + c, S::load(pack.o + r * columns + c) * rescale[r]);
+  }
+  for (int lane = 0; lane < S::lanes; ++lane) pack.sum[lane % size] += sums[lane];
 }
 
-// `lanes` rows of keys or values in float32: the caller's own memory where it is fit, else a copy small enough for L1.
-struct Tile {
-  const float* data;
-  int64_t stride;
-};
-template <class S, class T>
-inline Tile tile_of(const T* from, const int64_t* strides, int rows, int head_dim, float* scratch) {
-  if constexpr (sizeof(T) == sizeof(float))
-    if (strides[3] == 1 && rows == S::lanes && head_dim % 16 == 0) return {from, strides[2]};
-  pack_rows<S, false>(from, strides, rows, S::lanes, head_dim, scratch, row_stride(head_dim));
-  return {scratch, row_stride(head_dim)};
+// Some rows of keys or values as float32 or as they are: the caller's own memory where it is fit, else a copy.
+template <class S, class T, class Use>
+inline void with_rows(const T* from, const int64_t* strides, int rows, int padded, int head_dim, float* scratch,
+                      const Use& use) {
+  if (strides[3] == 1 && rows == padded && head_dim % 16 == 0) return use(from, strides[2]);
+  const int64_t stride = row_stride(head_dim);
+  pack_rows<S, false>(from, strides, rows, padded, head_dim, scratch, static_cast<int>(stride));
+  use(static_cast<const float*>(scratch), stride);
 }
 
+// One span of keys of one key-value head.
 template <class T>
 struct Span {
   const Problem& p;
   const RowsPlan& plan;
-  const T *keys, *values;  // of the key-value head
-  Partial rows[few_rows];
-  float *q, *scores, *scratch;  // [row][column], [row][key_block], one tile
+  const T *keys, *values;
+  float* scratch;  // value_keys rows
+  int packs = 0;
+  Pack pack[few_rows] = {};
+  Span(const Problem& p, const RowsPlan& plan, int64_t head, float* scratch)
+      : p(p),
+        plan(plan),
+        keys(static_cast<const T*>(p.k) + head / p.kv_heads * p.k_strides[0] + head % p.kv_heads * p.k_strides[1]),
+        values(static_cast<const T*>(p.v) + head / p.kv_heads * p.v_strides[0] + head % p.kv_heads * p.v_strides[1]),
+        scratch(scratch) {}
 };
 
 // The keys [first, first + count) for all rows.
 template <class S, class T>
-void attend_block(const Span<T>& span, int64_t first, int count) {
+void attend_block(Span<T>& span, int64_t first, int count) {
+  const Problem& p = span.p;
+  const int columns = span.plan.columns, head_dim = span.plan.head_dim;
+  for (int j = 0; j < count; j += S::lanes) {
+    const int keys = static_cast<int>(smaller(S::lanes, count - j));
+    with_rows<S>(span.keys + (first + j) * p.k_strides[2], p.k_strides, keys, S::lanes, head_dim, span.scratch,
+                 [&](auto* k, int64_t stride) {
+                   for (Pack* pack = span.pack; pack < span.pack + span.packs; ++pack)
+                     with_size<largest_pack<S>>(pack->size, [&](auto size) {
+                       for (int i = 0; i < S::lanes; i += S::lanes / size) {
+                         const Ahead<T> ahead = {span.values + (first + j + i) * p.v_strides[2], p.v_strides[2]};
+                         S::store(pack->scores + (j + i) * size,
+                                  dots<S, size>(k + i * stride, stride, pack->q, columns, ahead));
+                       }
+                     });
+                 });
+  }
+  for (Pack* pack = span.pack; pack < span.pack + span.packs; ++pack)
+    with_size<largest_pack<S>>(pack->size, [&](auto size) { soften_pack<S, size>(*pack, first, count, columns); });
+  for (int j = 0; j < count; j += value_keys) {
+    const int keys = static_cast<int>(smaller(value_keys, count - j));
+    const int64_t next = smaller(first + key_block + j, p.kv_len - keys);
+    const Ahead<T> ahead = {span.keys + next * p.k_strides[2], p.k_strides[2]};
+    with_rows<S>(span.values + (first + j) * p.v_strides[2], p.v_strides, keys, keys, head_dim, span.scratch,
+                 [&](auto* v, int64_t stride) {
+                   for (Pack* pack = span.pack; pack < span.pack + span.packs; ++pack)
+                     with_size<largest_pack<S>>(pack->size, [&](auto size) {
+                       const float* weights = pack->scores + j * size;
+                       bool whole = true;  // every row sees all of these keys
+                       for (int r = 0; r < pack->count; ++r)
+                         whole &= pack->seen[r].holds({first + j, first + j + keys});
+                       if (whole) return weigh_all<S, size>(v, stride, weights, size, keys, pack->o, columns, ahead);
+                       for (int r = 0; r < pack->count; ++r) {  // a hidden value may be infinite or NaN
+                         const Range seen = seen_of(*pack, r, first + j, keys);
+                         weigh_all<S, 1>(v + seen.begin * stride, stride, weights + seen.begin * size + r, size,
+                                         static_cast<int>(seen.end - seen.begin), pack->o + r * columns, columns,
+                                         ahead);
+                       }
+                     });
+                 });
+  }
+}
+
+// Rows in packs, with their queries times scale · log2(e): scores are exponents of 2.
+template <class S, class T>
+void pack_span(Span<T>& span, int64_t head, float* memory) {
   const Problem& p = span.p;
   const RowsPlan& plan = span.plan;
-  int begin[few_rows], end[few_rows];  // visible keys of the block
-  for (int j = 0; j < count; j += S::lanes) {
-    const int keys = static_cast<int>(smaller(S::lanes, count - j));
-    const Tile k = tile_of<S>(span.keys + (first + j) * p.k_strides[2], p.k_strides, keys, plan.head_dim, span.scratch);
-    for (int64_t r = 0; r < plan.rows; ++r)
-      S::store(span.scores + r * key_block + j, dots<S>(k.data, k.stride, span.q + r * plan.columns, plan.columns));
-  }
-  for (int64_t r = 0; r < plan.rows; ++r) {
-    const Range seen = visible(p, r);
-    begin[r] = static_cast<int>(larger(0, smaller(count, seen.begin - first)));
-    end[r] = static_cast<int>(larger(begin[r], smaller(count, seen.end - first)));
-    if (begin[r] < end[r]) soften_row<S>(span.scores + r * key_block, begin[r], end[r], plan.columns, span.rows[r]);
-  }
-  for (int j = 0; j < count; j += S::lanes) {
-    const int keys = static_cast<int>(smaller(S::lanes, count - j));
-    const Tile v =
-        tile_of<S>(span.values + (first + j) * p.v_strides[2], p.v_strides, keys, plan.head_dim, span.scratch);
-    for (int64_t r = 0; r < plan.rows; ++r) {
-      const int low = begin[r] > j ? begin[r] : j, high = end[r] < j + keys ? end[r] : j + keys;
-      const float *weights = span.scores + r * key_block + low, *from = v.data + (low - j) * v.stride;
-      float* o = span.rows[r].o;
-      int c = 0;
-      for (; c + output_vectors * S::lanes <= plan.columns; c += output_vectors * S::lanes)
-        weigh<S, output_vectors>(from + c, v.stride, weights, high - low, o + c);
-      for (; c < plan.columns; c += S::lanes) weigh<S, 1>(from + c, v.stride, weights, high - low, o + c);
+  const float factor = static_cast<float>(p.scale * log2_e);
+  const T* q = static_cast<const T*>(p.q) + head / p.kv_heads * p.q_strides[0];
+  for (int64_t first = 0; first < plan.rows; ++span.packs) {
+    Pack& pack = span.pack[span.packs];
+    pack.size = 1, pack.first = static_cast<int>(first);
+    while (pack.size < plan.rows - first && pack.size < largest_pack<S>) pack.size *= 2;
+    pack.count = static_cast<int>(smaller(pack.size, plan.rows - first));
+    pack.q = memory, pack.o = pack.q + pack.size * plan.columns, pack.scores = pack.o + pack.size * plan.columns;
+    memory = pack.scores + pack.size * key_block;
+    for (int r = 0; r < pack.size; ++r) {
+      const Walk walk(p, first + r);
+      const bool real = r < pack.count;
+      pack.top[r] = -__builtin_inff(), pack.sum[r] = 0;
+      pack.seen[r] = real ? walk.visible() : Range{0, 0};
+      const T* from = real ? walk.pointer(q, p.q_strides, head % p.kv_heads) : nullptr;
+      for (int c = 0; c < plan.columns; c += S::lanes) {
+        const auto x = real ? load_row<S>(from + c * p.q_strides[3], p.q_strides[3], plan.head_dim - c) * factor
+                            : typename S::Vec{};
+        S::store(pack.q + r * plan.columns + c, x);
+        S::store(pack.o + r * plan.columns + c, typename S::Vec{});
+      }
     }
+    first += pack.count;
   }
 }
 
 // The keys of one span, for all rows of one key-value head.
 template <class S, class T>
 void attend_span(const Problem& p, const RowsPlan& plan, int64_t head, int64_t part, float* memory, float* partials) {
-  const int64_t batch = head / p.kv_heads, kv_head = head % p.kv_heads;
-  Span<T> task = {p, plan};
-  task.keys = static_cast<const T*>(p.k) + batch * p.k_strides[0] + kv_head * p.k_strides[1];
-  task.values = static_cast<const T*>(p.v) + batch * p.v_strides[0] + kv_head * p.v_strides[1];
-  task.scratch = memory, task.q = memory + 16 * plan.stride, task.scores = task.q + plan.rows * plan.columns;
-  const float factor = static_cast<float>(p.scale * log2_e);
-  for (int64_t r = 0; r < plan.rows; ++r) {
-    const T* q = row_pointer(static_cast<const T*>(p.q) + batch * p.q_strides[0], p.q_strides, p, kv_head, r);
-    const Partial row = task.rows[r] = plan.partial(partials, head, part, r);
-    *row.top = -__builtin_inff(), *row.sum = 0;
-    for (int c = 0; c < plan.columns; c += S::lanes) {
-      const auto x = load_row<S>(q + c * p.q_strides[3], p.q_strides[3], plan.head_dim - c);
-      S::store(task.q + r * plan.columns + c, x * factor);
-      S::store(row.o + c, typename S::Vec{});
-    }
-  }
+  Span<T> span(p, plan, head, memory);
+  pack_span<S>(span, head, memory + value_keys * plan.stride);
   const int64_t begin = larger(part * span_keys, visible(p, 0).begin / key_block * key_block);
   const int64_t end = smaller((part + 1) * span_keys, visible(p, plan.rows - 1).end);
   for (int64_t j = begin; j < end; j += key_block)
-    attend_block<S>(task, j, static_cast<int>(smaller(key_block, p.kv_len - j)));
+    attend_block<S>(span, j, static_cast<int>(smaller(key_block, p.kv_len - j)));
+  for (const Pack* pack = span.pack; pack < span.pack + span.packs; ++pack)
+    for (int r = 0; r < pack->count; ++r) {
+      const Partial row = plan.partial(partials, head, part, pack->first + r);
+      *row.top = pack->top[r], *row.sum = pack->sum[r];
+      for (int c = 0; c < plan.columns; c += S::lanes) S::store(row.o + c, S::load(pack->o + r * plan.columns + c));
+    }
 }
 
 // The spans of one row become its output and log-sum-exp. The first span's place holds the result.

@@ -47,6 +47,9 @@ CASES = [
     Case(1, 129, 128, heads=16, kv_heads=1, window=20),
     Case(2, 131, 40, heads=3, kv_heads=3, causal=True),
     Case(5, 257, 33, heads=8, kv_heads=2, causal=True, window=70),
+    Case(1, 300, 48, heads=9, kv_heads=1),  # packs of 8 and 1 rows
+    Case(3, 2000, 64, heads=5, kv_heads=1, causal=True),  # packs of 8, 4 and 3; two spans
+    Case(17, 200, 32),  # one row more than few
     Case(17, 17, 256, causal=True),
     Case(65, 97, 65, heads=2, kv_heads=2, causal=True),  # one row over a tile, one key and one column over a block
     Case(49, 193, 129, heads=2, kv_heads=1, causal=True),
@@ -189,7 +192,7 @@ def test_log_sum_exp_is_optional_and_changes_no_bit(variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("q_len", [2, 60])
+@pytest.mark.parametrize("q_len", [2, 11, 60])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_hidden_keys_and_values_contribute_nothing(bad, q_len, dtype, variant):
     q, k, v = draw(Case(q_len, 60, 16), dtype)
@@ -201,7 +204,7 @@ def test_hidden_keys_and_values_contribute_nothing(bad, q_len, dtype, variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("q_len", [2, 60])
+@pytest.mark.parametrize("q_len", [2, 11, 60])
 def test_nan_reaches_exactly_the_results_that_depend_on_it(q_len, variant):
     q, k, v = draw(Case(q_len, 150, 16), "float32")
     clean, _ = run(q, k, v, variant=variant)
