@@ -92,11 +92,7 @@ void bind_devices(py::module_& module) {
 
 void bind_objects(py::module_& module) {
   py::class_<Event>(module, "Event", "A point in a stream's work, time-stamped by the GPU.")
-      .def(py::init([](int device) {
-             const DeviceGuard guard(device);
-             return std::make_unique<Event>();
-           }),
-           py::arg("device") = 0)
+      .def(py::init<int>(), py::arg("device") = 0)
       .def("record", &Event::record, py::arg("stream") = 0, "Mark this point of `stream`.")
       .def("synchronize", &Event::synchronize, py::call_guard<py::gil_scoped_release>(),
            "Wait until the point is reached.")

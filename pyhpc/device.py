@@ -41,7 +41,9 @@ def cupy() -> ModuleType:
 @dataclass(frozen=True, eq=False)
 class DeviceArray:
     """A C-contiguous array in GPU memory, which lives as long as this object. Every library that reads
-    `__cuda_array_interface__` (Numba, CuPy, PyTorch) and every function of pyhpc takes it without a copy."""
+    `__cuda_array_interface__` (Numba, CuPy, PyTorch) and every function of pyhpc takes it without a copy.
+
+    The interface has no type code for bfloat16: its type string is ml_dtypes' own, "<V2", as PyTorch's is."""
 
     memory: Any  # _cuda.Memory
     shape: tuple[int, ...]
@@ -58,13 +60,11 @@ def to_device(array: np.ndarray, device: int = 0) -> DeviceArray:
     """A copy of `array`, of any shape and strides, in the memory of GPU `device`.
 
     Raises:
-        Unsupported: there is no CUDA build, driver or GPU, or the dtype is bfloat16.
+        Unsupported: there is no CUDA build, driver or GPU, or no kernel takes the dtype.
         DeviceError: the memory cannot be had, or the copy fails.
     """
-    if array.dtype.kind not in "fiu":
-        raise Unsupported(
-            f"__cuda_array_interface__ has no type code for {array.dtype.name}; make the array with PyTorch or CuPy"
-        )
+    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+        raise Unsupported(f"no kernel takes {array.dtype.name}")
     memory = cuda().Memory(array.nbytes, device)
     memory.copy_from(np.ascontiguousarray(array))
     return DeviceArray(memory, array.shape, array.dtype)

@@ -12,6 +12,7 @@ import pytest
 
 from pyhpc import device
 from pyhpc.errors import InvalidArgument, Unsupported
+from pyhpc.kernels.data import DTYPES
 from pyhpc.native import cuda_absence
 
 
@@ -35,10 +36,10 @@ def pretended(monkeypatch):
     monkeypatch.setattr(device, "cuda", lambda: type("cuda", (), {"Memory": Memory}))
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float16", "int8"])
+@pytest.mark.parametrize("dtype", ["float64", "float16", "int8", "bfloat16"])
 @pytest.mark.parametrize("shape", [(), (0, 3), (1,), (5, 7)])
 def test_an_array_comes_back_from_the_device_as_it_went(pretended, dtype, shape):
-    array = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype)
+    array = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(DTYPES[dtype])
     there = device.to_device(array)
     back = device.to_host(there)
     assert back.dtype == array.dtype
@@ -46,9 +47,16 @@ def test_an_array_comes_back_from_the_device_as_it_went(pretended, dtype, shape)
     assert back.tobytes() == array.tobytes()
 
 
-def test_bfloat16_is_refused_with_what_to_use_instead(pretended):
-    with pytest.raises(Unsupported, match="no type code for bfloat16; make the array with PyTorch or CuPy"):
-        device.to_device(np.zeros(3, ml_dtypes.bfloat16))
+def test_bfloat16_has_the_type_string_that_pytorch_gives_it(pretended):
+    array = np.arange(3).astype(ml_dtypes.bfloat16)
+    there = device.to_device(array)
+    assert there.__cuda_array_interface__["typestr"] == "<V2"
+    assert device.to_host(there).tobytes() == array.tobytes()
+
+
+def test_a_dtype_that_no_kernel_takes_is_refused(pretended):
+    with pytest.raises(Unsupported, match="no kernel takes complex128"):
+        device.to_device(np.zeros(3, complex))
 
 
 def test_a_strided_array_is_made_contiguous(pretended):

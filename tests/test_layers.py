@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Part → the parts it may import, itself aside: cli → acceptance, tuning → kernels, measure, machine, comm →
 # native, device → errors. kernels and measure do not know each other.
 GROUND = {"errors", "native", "device", "registry"}
-TOOLS = GROUND | {"kernels", "measure", "machine", "comm"}
+TOOLS = GROUND | {"kernels", "measure", "machine", "comm", "home"}
 MAY_IMPORT = {
     "errors": set(),
     "registry": set(),
@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "device": {"errors", "native"},
     "comm": GROUND,
     "measure": GROUND | {"comm"},
+    "home": GROUND | {"kernels", "measure"},
     "machine": GROUND | {"measure", "comm"},
     "kernels": GROUND | {"comm"},
     "acceptance": TOOLS,

@@ -173,7 +173,11 @@ inline void from_dlpack(py::handle object, const char* argument, Borrowed& out) 
 inline void from_cuda_interface(py::handle object, const char* argument, Borrowed& out) {
   const py::dict description = object.attr("__cuda_array_interface__");
   const std::string type = description["typestr"].cast<std::string>();
-  out.dtype = dtype_of(type.at(1), std::stoi(type.substr(2)), argument);
+  // The interface has no code for bfloat16: PyTorch gives what NumPy says of ml_dtypes' type, and so do we.
+  if (type == "<V2")
+    out.dtype = DType::bfloat16;
+  else
+    out.dtype = dtype_of(type.at(1), std::stoi(type.substr(2)), argument);
   const py::tuple shape = description["shape"], data = description["data"];
   set_ndim(out, static_cast<int64_t>(shape.size()), argument);
   for (int i = 0; i < out.ndim; ++i) out.shape[i] = shape[i].cast<int64_t>();

@@ -121,7 +121,8 @@ DeviceGuard::DeviceGuard(int ordinal) {
 // A destructor cannot throw; a device that was current a moment ago can be made current again.
 DeviceGuard::~DeviceGuard() { cudaSetDevice(previous); }
 
-Event::Event() {
+Event::Event(int device) : device(device) {
+  const DeviceGuard guard(device);
   cudaEvent_t event;
   check(cudaEventCreate(&event), "creating an event");
   handle = event;
@@ -130,6 +131,7 @@ Event::Event() {
 Event::~Event() { cudaEventDestroy(static_cast<cudaEvent_t>(handle)); }
 
 void Event::record(uintptr_t stream) {
+  const DeviceGuard guard(device);  // the default stream, 0, is the current device's
   check(cudaEventRecord(static_cast<cudaEvent_t>(handle), reinterpret_cast<cudaStream_t>(stream)),
         "recording an event");
 }

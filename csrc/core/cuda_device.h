@@ -40,10 +40,10 @@ class DeviceGuard {
   int previous = -1;
 };
 
-// A point in a stream's work, with a time stamp taken by the GPU. Made on the current device.
+// A point in a stream's work, with a time stamp taken by the GPU. The stream must be of the same device.
 class Event {
  public:
-  Event();
+  explicit Event(int device);
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
   ~Event();
@@ -52,6 +52,7 @@ class Event {
   double seconds_since(const Event& start) const;  // both must have completed
 
  private:
+  const int device;
   void* handle = nullptr;
 };
 

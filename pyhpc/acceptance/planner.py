@@ -16,6 +16,7 @@ from pyhpc.acceptance.config import METRIC_UNITS, CaseConfig, Limit, StepConfig,
 from pyhpc.acceptance.plan import Case, Plan, Step, alike, applies
 from pyhpc.errors import ConfigError, Unsupported
 from pyhpc.machine import Machine
+from pyhpc.native import cuda_absence
 
 if TYPE_CHECKING:
     from pyhpc.acceptance.workloads.workload import Workload
@@ -197,6 +198,9 @@ class _Planner:
             decided, variant, skip = workload.decide(values, name, ranks)
             return _case(kernel.problem(decided), variant, device, skip)
         problem = kernel.problem(values)
+        # Without a CUDA module the names of its variants are not known: that is no mistake of the suite.
+        if device == "cuda" and (absence := cuda_absence()) is not None:
+            return _case(problem, name, device, f"CUDA is absent because {absence}")
         if name != "best":
             chosen = kernel.variant(name)
             return _case(problem, chosen.name, chosen.device, chosen.reject(problem))

@@ -110,6 +110,9 @@ def _misfit(step: Step, case: Case, record: Measurement) -> str | None:
         found = getattr(record, name)
         if not alike(found, value):
             return f"the record is of {name} {found!r}, planned was {value!r}"
+    place = record.subject.device.partition(":")[0]
+    if place != case.device:
+        return f"it was measured on {place}, planned was {case.device}"
     if not 0 <= record.subject.rank < step.ranks or not record.subject.host:
         return f"the record is of {record.subject}, which is nobody in this step"
     ranks = tuple(range(step.ranks)) if step.collective else (record.subject.rank,)

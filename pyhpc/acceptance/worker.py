@@ -18,12 +18,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pyhpc import comm
+from pyhpc import comm as mpi
 from pyhpc.acceptance import records
 from pyhpc.acceptance.fault import from_environment
 from pyhpc.acceptance.plan import Case, Step
 from pyhpc.acceptance.workloads.workload import Context, Workload, workload
 from pyhpc.errors import MeasurementError, PyhpcError
+from pyhpc.home import home_of
 from pyhpc.measure.measurement import Measurement, Record, Subject
 
 PHASES = ("preparing", "verifying", "sampling")  # of a case, in order
@@ -47,7 +48,7 @@ class Rank:
     def __init__(self, folder: Path, rank: int) -> None:
         self.folder, self.rank = folder, rank
         self.subject = Subject(
-            rank=rank, host=comm.node_name(), pid=os.getpid(), cores=tuple(sorted(os.sched_getaffinity(0)))
+            rank=rank, host=mpi.node_name(), pid=os.getpid(), cores=tuple(sorted(os.sched_getaffinity(0)))
         )
         self._lock = threading.Lock()
 
@@ -72,11 +73,12 @@ class Rank:
         records.append(self.folder / f"rank-{self.rank}.jsonl", measurement)
 
 
-def measure_case(kind: Workload, case: Case, context: Context) -> Measurement | None:
-    """One case on this rank; an exception becomes an error record that names the rank."""
+def measure_case(kind: Workload, case: Case, context: Context, local_rank: int = 0) -> Measurement | None:
+    """One case on this rank; an exception becomes an error record that names the rank and its GPU."""
     started = time.time()
     try:
         context.phase("preparing")
+        context = context.at(home_of(case.device, local_rank))
         context.fault.at_case(case.name)
         return kind.measure(case, context)
     except MemoryError as error:
@@ -99,6 +101,7 @@ def measure_step(job: Job, comm: Any | None, rank: int, ranks: int) -> list[Meas
     kept: list[Measurement] = []
     here = Rank(Path(job.folder), rank)
     fault = from_environment(rank, job.step.name)
+    local_rank = 0 if comm is None else mpi.local_rank(comm)
     for case in job.step.cases:
         if case.skip:
             continue
@@ -111,7 +114,7 @@ def measure_step(job: Job, comm: Any | None, rank: int, ranks: int) -> list[Meas
             phase=functools.partial(here.say, case=case.name),
             fault=fault,
         )
-        measurement = measure_case(kind, case, context)
+        measurement = measure_case(kind, case, context, local_rank)
         if measurement is not None:
             here.keep(measurement)
             kept.append(measurement)
@@ -142,7 +145,7 @@ def main() -> None:
     if not job.mpi:
         measure_step(job, None, 0, 1)
         return
-    world = comm.world()
+    world = mpi.world()
     try:
         measure_step(job, world, world.Get_rank(), world.Get_size())
     except BaseException:

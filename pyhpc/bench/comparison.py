@@ -45,6 +45,7 @@ class Row(Record):
     flops: int
     bytes: int
     rounds: tuple[Round, ...] = ()
+    device: str = "cpu"  # or the GPU with its UUID; the ceilings are the processor's
     library: str = ""  # what really computed: "OpenBLAS SkylakeX"
     verification: str = ""
     error: str | None = None  # why there is no figure; one sentence
@@ -121,7 +122,7 @@ def _summary(row: Row, best: Row | None, ceilings: list[Row], cache_bytes: int) 
         return row.model_copy(update=update)
     if best is not None:
         update |= {"speedup": _paired(_values(best), _values(row)), "best_peer": best.contestant}
-    limit = _limit(row, ceilings, cache_bytes)
+    limit = _limit(row, ceilings, cache_bytes) if row.device == "cpu" else None
     if limit is not None:
         update |= {"of_limit": _paired(limit[1], _values(row)), "limit": limit[0]}
     return row.model_copy(update=update)

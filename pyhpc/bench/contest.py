@@ -27,6 +27,7 @@ from pyhpc.native import child_command
 ROUND_SECONDS = 0.2  # of sampling, for one contestant in one round
 _PREPARE_SECONDS = 300.0  # a contestant that has not prepared (inputs, one run, verification) by then is killed
 _SAMPLE_SECONDS = 60.0  # likewise for one round
+_EXIT_SECONDS = 20.0  # for a process that closed its output to be gone
 _PAUSE_SECONDS = 0.02  # after each contestant: idle threads stop spinning
 _PEAK_BLOCKS = 32  # a thread: 2 to 4 ms, short enough that some samples are undisturbed, long against starting threads
 _UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OMP_PROC_BIND", "OMP_PLACES", "PYHPC_VARIANT")
@@ -197,13 +198,14 @@ class _Process:
             MeasurementError: the process died or did not answer in time; it has been ended.
         """
         assert self._process.stdin is not None
+        deadline = time.monotonic() + limit_seconds
         try:
             self._process.stdin.write((json.dumps(request) + "\n").encode())
-            line = self._line(time.monotonic() + limit_seconds)
+            line = self._line(deadline)
         except BrokenPipeError:
             line = b""
         if not line.endswith(b"\n"):
-            raise MeasurementError(self._epitaph(limit_seconds))
+            raise MeasurementError(self._epitaph(limit_seconds, late=time.monotonic() >= deadline))
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -219,10 +221,10 @@ class _Process:
             received += part
         return received
 
-    def _epitaph(self, limit_seconds: float) -> str:
+    def _epitaph(self, limit_seconds: float, late: bool) -> str:
         """End the process and say how it ended."""
         try:
-            status = self._process.wait(timeout=1.0)
+            status = self._process.wait(timeout=0.0 if late else _EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             self.end()
             return f"did not answer within {limit_seconds:g} s and was killed"

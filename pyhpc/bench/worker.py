@@ -2,7 +2,7 @@
 
 Reads requests, one JSON object a line, on standard input; answers each with one on the original standard output:
 
-    {"prepare": {"kernel", "variant", "problem", "threads"}}  →  {"library", "verification"}
+    {"prepare": {"kernel", "variant", "problem", "threads"}}  →  {"library", "verification", "device"}
     {"sample": {"index", "seconds"}}                          →  {"round": Round}
     a request that fails                                      →  {"error": sentence}
 
@@ -23,7 +23,8 @@ import numpy as np
 
 from pyhpc.bench.comparison import Round
 from pyhpc.bench.library import blas_library
-from pyhpc.errors import MeasurementError, Unsupported
+from pyhpc.errors import MeasurementError
+from pyhpc.home import Task, home_of
 from pyhpc.kernels.kernel import Problem, Variant, kernels
 from pyhpc.measure.conditions import Probe
 from pyhpc.measure.measurement import Sampling
@@ -32,11 +33,10 @@ from pyhpc.measure.sample import sample
 
 @dataclass
 class Entry:
-    """A verified contestant, ready to be sampled. `run`, `poison` and `unchanged` are what `sample` wants."""
+    """A verified contestant, ready to be sampled."""
 
-    run: Callable[[], Any]
-    poison: Callable[[], None]
-    unchanged: Callable[[], bool]
+    task: Task
+    unchanged: Callable[[], bool]  # whether the result is the verified one
     method: str  # of the verification
 
 
@@ -47,41 +47,25 @@ def enter(variant: Variant, problem: Problem, threads: int, deterministic: bool 
     anew: its library promises no order of summation.
 
     Raises:
-        Unsupported: the variant does not take the problem here, or runs on a GPU.
+        Unsupported: the variant does not take the problem here.
         MeasurementError: the result is wrong; the sentence says where.
     """
-    reason = variant.reject(problem)
-    if variant.device != "cpu":
-        reason = "it runs on a GPU; a comparison in processes of their own is of CPU variants"
-    if reason is not None:
-        raise Unsupported(f"{variant.name} cannot run {problem.label}: {reason}")
-    inputs = problem.inputs()
-    arrays = variant.prepare(problem, inputs) if variant.prepare else inputs
-    out = _output(variant, problem)
-    poison = out.copy()
-    collect = variant.collect or (lambda *unused: None)
-    variant.run(problem, arrays, out, threads)
-    collect(problem, arrays, out)
-    verdict = problem.verify(out, inputs)
+    task = Task(variant, problem, threads, home_of(variant.device))
+    task.run()
+    verified = task.result().copy()
+    verdict = problem.verify(verified, task.inputs)
     if not verdict.passed:
         raise MeasurementError(
             f"{variant.name} is wrong on {problem.label}: {verdict.wrong} of {verdict.elements} elements"
             f" ({verdict.first_wrong or 'nothing was compared'})"
         )
-    verified = out.copy()
 
     def unchanged() -> bool:
-        collect(problem, arrays, out)
-        same = np.array_equal(_bits(out), _bits(verified))
-        return same or (not deterministic and problem.verify(out, inputs).passed)
+        result = task.result()
+        same = np.array_equal(_bits(result), _bits(verified))
+        return same or (not deterministic and problem.verify(result, task.inputs).passed)
 
-    return Entry(
-        lambda: variant.run(problem, arrays, out, threads), lambda: np.copyto(out, poison), unchanged, verdict.method
-    )
-
-
-def _output(variant: Variant, problem: Problem) -> np.ndarray:
-    return variant.output(problem) if variant.output else problem.output()
+    return Entry(task, unchanged, verdict.method)
 
 
 def _bits(array: np.ndarray) -> np.ndarray:
@@ -103,15 +87,17 @@ class Worker:
         self.threads = threads
         ours = chosen in contract.variants()
         self.entry = enter(chosen, contract.problem(problem), threads, deterministic=ours)
-        return {"library": "" if ours else blas_library(variant), "verification": self.entry.method}
+        library, device = "" if ours else blas_library(variant), str(self.entry.task.home)
+        return {"library": library, "verification": self.entry.method, "device": device}
 
     def sample(self, index: int, seconds: float) -> dict[str, Any]:
         """One round."""
         if self.entry is None:
             raise MeasurementError("nothing was prepared")
         rules = Sampling(min_samples=3, max_samples=1000, budget_seconds=seconds, relative_width=0.01)
-        probe = Probe(self.threads)
-        taken = sample(self.entry.run, self.entry.poison, self.entry.unchanged, rules)
+        task = self.entry.task
+        probe = Probe(self.threads, task.home.uuid)
+        taken = sample(task.run, task.clear, self.entry.unchanged, rules, task.home.clock())
         conditions = probe.stop()
         if taken.wrong:
             raise MeasurementError(f"sample {taken.wrong[0]} of round {index} differs from the verified result")

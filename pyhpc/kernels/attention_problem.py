@@ -15,6 +15,9 @@ Staats 2021; Dao et al. 2022), with θ = exp(r) - 1
 
     |Ô - O| ≤ θ / (1 - θ) · (Σ_j P_j |v_j| + |O|) + 3u |O| + u_out |O| + weights below 2^-126, taken as 0.
 
+A float16 weight below 2^-14 is subnormal and rounded by up to 2^-25 instead: L of them add 2^-24 L max |v| / Σ P to the
+bound, numerator and denominator together.
+
 Any block from 32 to 512 keys is allowed for: the terms in n and B are convex in B, so the ends give the largest. The
 float64 reference has the same bound with 2^-53 for u, 2^-29 of it. With the pattern "integers" all scores are 0,
 every weight is exactly 1 and all sums are exact, so only the division and the output's rounding remain, 3u |O| +
@@ -227,6 +230,8 @@ class AttentionProblem(Problem):
         theta = np.expm1(exponent * (1 + 2.0**-28))[:, None]
         share = np.divide(theta, 1 - theta, out=np.full_like(theta, np.inf), where=theta < 1)
         vanished = self.kv_len * float(np.finfo(np.float32).tiny) * np.abs(v).max()
+        if self.dtype == "float16":
+            vanished = vanished + 2.0**-24 * (stop - first)[:, None] / total * np.abs(v).max()
         smallest: Any = finfo(DTYPES[result_dtype]).tiny  # type: ignore[no-untyped-call]
         vanished += _rounding(result_dtype) * float(smallest)  # rounding below the normal numbers
         return reference, share * (magnitude + np.abs(reference)) + tolerance + vanished * ~blind[:, None]
@@ -249,6 +254,7 @@ class AttentionProblem(Problem):
         if self.causal and self.kv_len < self.q_len:  # the queries that see no key give 0
             low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
         slack = 2 * gamma(2 * self.kv_len, UNIT_ROUNDOFF["float32"]) + 2 * _rounding(self.dtype)
+        slack += 2.0**-24 * self.kv_len if self.dtype == "float16" else 0.0
         middle, tolerance = (high + low) / 2, (high - low) / 2 + slack * np.abs(v).max(axis=0)
         for start in range(0, len(out), _PANEL_SCORES // self.head_dim):
             found = out[start : start + _PANEL_SCORES // self.head_dim].astype(np.float64)

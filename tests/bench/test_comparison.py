@@ -71,3 +71,11 @@ def test_a_comparison_survives_json_and_groups_ceilings_with_their_problem(row, 
     assert Comparison.model_validate_json(found.model_dump_json()) == found
     assert list(found.groups()) == [(1, "float32")]
     assert len(found.groups()[1, "float32"]) == 2
+
+
+def test_a_gpu_is_not_held_against_the_ceilings_of_the_processor(row, steady):
+    peak = row("peak", "ceiling", steady(1.0), flops=2000, kernel="peak")
+    on_gpu = row("sm80", "ours", steady(0.01)).model_copy(update={"device": "cuda:0 NVIDIA H200 GPU-1"})
+    found, _ = summarise([on_gpu, peak], 0)
+    assert found.seconds.value == 0.01
+    assert found.of_limit is None

@@ -200,6 +200,26 @@ def test_a_wrong_scale_or_a_swapped_group_is_beyond_the_bound():
         assert not problem.verify(attention(q, k[:, ::-1], v[:, ::-1]), inputs).passed
 
 
+def test_weights_rounded_to_float16_as_tensor_cores_need_it_are_within_the_bound_even_where_they_are_subnormal():
+    problem = AttentionProblem(1, 1, 1, 64, 512, 64, "float16")
+    inputs = problem.inputs()
+    inputs["q"] *= np.float16(24)
+    inputs["v"] *= np.float16(1000)
+    q, k, v = (inputs[name][0, 0] for name in "qkv")
+    # The key that takes nearly all the weight has no value: what is left comes from the smallest weights.
+    v[(q.astype(float) @ k.T.astype(float)).argmax(axis=1)] = 0
+    q, k, v = (array.astype(np.float32) for array in (q, k, v))
+    scores = q @ k.T * np.float32(1 / 8)
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    assert ((weights > 0) & (weights < 2.0**-14)).any()
+    out = weights.astype(np.float16).astype(np.float32) @ v / weights.sum(axis=1, keepdims=True)
+    result = out.astype(np.float16)[None, None]
+    check = problem.verify(result, inputs)
+    assert check.passed, check.first_wrong
+    result[0, 0, 5, 7] += np.float16(0.5)
+    assert not problem.verify(result, inputs).passed
+
+
 def test_numba_on_cuda_follows_the_formula_in_the_simulator():
     program = """
 import numpy as np

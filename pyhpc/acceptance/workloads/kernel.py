@@ -2,7 +2,7 @@
 
 The first result is compared with the float64 reference within the kernel's proven error bound. The kernels are
 deterministic, so every timed result must equal that one bit for bit; a single flipped bit in a single timed result is
-found. Poisoning the output before, and comparing it after, are outside the timed region.
+found. Poisoning the output before, copying it from a GPU and comparing it after are outside the timed region.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 
 from pyhpc.acceptance.plan import Case
 from pyhpc.acceptance.workloads.workload import Context, Workload
-from pyhpc.errors import Unsupported
-from pyhpc.kernels.kernel import Check, Problem, Variant, kernels
+from pyhpc.home import Task
+from pyhpc.kernels.kernel import Check, Problem, kernels
 from pyhpc.measure.conditions import Probe
 from pyhpc.measure.measurement import Measurement, Series, Verification
 from pyhpc.measure.sample import Samples, sample
@@ -83,27 +83,16 @@ def _work(problem: Problem, samples: Samples) -> dict[str, Series]:
     return metrics
 
 
-def _runner(variant: Variant, problem: Problem, threads: int) -> Any:
-    refusal = variant.reject(problem)
-    if refusal is not None:
-        raise Unsupported(f"variant {variant.name} of {problem.kernel} cannot run {problem.label}: {refusal}")
-    inputs = problem.inputs()
-    arrays = inputs if variant.prepare is None else variant.prepare(problem, inputs)
-    return inputs, lambda out: variant.run(problem, arrays, out, threads)
-
-
 def measure(case: Case, context: Context) -> Measurement:
     """Measure one case on this rank."""
     started = time.time()
     kernel = kernels()[case.kernel]
     problem, step = kernel.problem(case.problem), context.step
-    inputs, run = _runner(kernel.variant(case.variant), problem, step.threads)
-    out = problem.output()
-    poison = out.copy()
+    task = Task(kernel.variant(case.variant), problem, step.threads, context.home)
     context.phase("verifying")
-    run(out)
-    right = out.copy()
-    check = problem.verify(right, inputs)
+    task.run()
+    right = task.result().copy()
+    check = problem.verify(right, task.inputs)
     fields: dict[str, Any] = {"flops": problem.flops, "bytes": problem.bytes, "started": started}
     if not check.passed:
         proved = refuted(check, str(context.subject))
@@ -111,12 +100,13 @@ def measure(case: Case, context: Context) -> Measurement:
     proof = Proof(right, str(context.subject))
 
     def checked() -> bool:
-        context.fault.at_result(out, case.name)
-        return proof.check(out)
+        result = task.result()
+        context.fault.at_result(result, case.name)
+        return proof.check(result)
 
     context.phase("sampling")
-    probe = Probe(threads=step.threads)
-    samples = sample(lambda: run(out), lambda: np.copyto(out, poison), checked, step.sampling)
+    probe = Probe(step.threads, context.home.uuid)
+    samples = sample(task.run, task.clear, checked, step.sampling, context.home.clock())
     data = {name: case.problem[name] for name in ("pattern", "seed") if name in case.problem}
     conditions = probe.stop(cache=step.sampling.cache, **data)
     return context.measurement(

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pyhpc.acceptance.fault import Fault
 from pyhpc.acceptance.plan import Case, Step
 from pyhpc.errors import ConfigError
+from pyhpc.home import Home, Host
 from pyhpc.measure.measurement import Measurement, Subject
 from pyhpc.registry import members
 
@@ -28,11 +29,16 @@ class Context:
     comm: Any | None  # the step's mpi4py communicator; None when it has one rank and no MPI
     phase: Callable[[str], None]  # tells the driver what this rank is doing: "warming up", "sampling" ...
     fault: Fault  # test only: what to break here
+    home: Home = field(default_factory=Host)  # where the arrays of this case live
 
     @property
     def rank(self) -> int:
         """This process's rank in the step."""
         return self.subject.rank
+
+    def at(self, home: Home) -> Context:
+        """The same with arrays in `home`, which the subject names."""
+        return replace(self, home=home, subject=self.subject.model_copy(update={"device": str(home)}))
 
     def measurement(self, case: Case, **fields: Any) -> Measurement:
         """A measurement of `case` with the identity fields filled in."""

@@ -1,0 +1,142 @@
+"""Cases with device = "cuda", on a pretended GPU (tests/cuda_stand_in): measured, proved, named."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyhpc import comm
+from pyhpc.acceptance import planner
+from pyhpc.acceptance.config import load
+from pyhpc.acceptance.proof import examine
+from pyhpc.machine import probe
+
+STAND_IN = Path(__file__).parents[1] / "cuda_stand_in"
+SUITE = """
+schema = 1
+name = "gpu"
+
+[[step]]
+name = "gemm"
+workload = "kernel"
+cases = [{kernel = "matmul", device = "cuda", dtype = ["float32", "bfloat16"], m = 33, n = 65, k = 17}]
+sampling = {min_samples = 6, max_samples = 6, budget_seconds = 0.2, attempts = 1}
+
+[[step.limit]]
+metric = "seconds"
+unit = "s"
+at_most = 10
+source = "a test: nothing this small takes so long"
+"""
+
+needs_mpi = pytest.mark.skipif(comm.installation_absence() is not None, reason=str(comm.installation_absence()))
+
+
+def python(folder, stand_in, *words):
+    environment = os.environ | {"PYTHONPATH": str(STAND_IN), "PYHPC_STAND_IN": stand_in}
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def accept(folder, stand_in="gpus=1", suite=SUITE):
+    (folder / "gpu.toml").write_text(suite)
+    done = python(folder, stand_in, "-m", "pyhpc", "accept", "gpu.toml", "--out", "run")
+    return done, json.loads((folder / "run" / "report.json").read_text())
+
+
+def test_a_case_on_a_gpu_is_accepted_and_its_record_names_the_gpu(tmp_path):
+    done, report = accept(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert report["answer"] == "ACCEPTED"
+    assert {m["subject"]["device"] for m in report["measurements"]} == {"cuda:0 NVIDIA Stand-in GPU-00000"}
+    assert {m["variant"] for m in report["measurements"]} == {"sm80"}
+    assert [m["problem"]["dtype"] for m in report["measurements"]] == ["float32", "bfloat16"]
+
+
+def test_one_flipped_bit_on_the_gpu_rejects_it_and_names_it_by_uuid(tmp_path):
+    done, report = accept(tmp_path, "gpus=1 flip=3")
+    assert done.returncode == 1, done.stdout + done.stderr
+    (reason,) = (v["reason"] for v in report["verdicts"] if v["outcome"] == "fail")
+    assert "cuda:0 NVIDIA Stand-in GPU-00000: timed result 2 has 1 wrong element, the first at (0, 0)" in reason
+
+
+def test_a_gpu_that_is_wrong_from_the_start_is_not_timed(tmp_path):
+    done, report = accept(tmp_path, "gpus=1 flip=0", SUITE.replace('["float32", "bfloat16"]', '"int8"'))
+    assert done.returncode == 1, done.stdout + done.stderr
+    (record,) = report["measurements"]
+    assert record["seconds"] == {}
+    assert record["verification"]["first_wrong"].startswith("rank 0 on ")
+
+
+def test_a_gpu_without_the_memory_is_an_error_that_names_it(tmp_path):
+    done, report = accept(tmp_path, "gpus=1 bytes=4000")
+    assert done.returncode == 3, done.stdout + done.stderr
+    error = report["measurements"][0]["error"]
+    assert "cuda:0 NVIDIA Stand-in GPU-00000 failed in float32 33x65x17 sm80" in error
+    assert "cudaErrorMemoryAllocation" in error
+
+
+def test_without_a_gpu_the_run_is_incomplete_and_says_why(tmp_path):
+    done, report = accept(tmp_path, "gpus=0")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert report["answer"] == "INCOMPLETE"
+    assert report["measurements"] == []
+    assert "cannot run here: CUDA is absent because no GPU is visible" in report["sentence"]
+
+
+@needs_mpi
+def test_the_ranks_of_a_node_take_its_gpus_in_turn(tmp_path):
+    suite = SUITE.replace('workload = "kernel"', 'workload = "kernel"\nranks_per_node = 3')
+    done, report = accept(tmp_path, "gpus=2", suite)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {m["subject"]["rank"]: m["subject"]["device"].split()[-1] for m in report["measurements"]}
+    assert found == {0: "GPU-00000", 1: "GPU-00001", 2: "GPU-00000"}
+
+
+def test_a_variant_that_only_a_cuda_build_knows_is_no_mistake_of_the_suite(tmp_path, monkeypatch):
+    monkeypatch.setattr(planner, "cuda_absence", lambda: "this build has no CUDA module")
+    (tmp_path / "gpu.toml").write_text(SUITE.replace('device = "cuda"', 'device = "cuda", variant = "sm90"'))
+    plan = planner.make_plan(load(str(tmp_path / "gpu.toml")), probe(), "mpiexec")
+    assert {case.skip for case in plan.steps[0].cases} == {"CUDA is absent because this build has no CUDA module"}
+
+
+def test_a_record_taken_on_another_device_than_planned_is_an_error(make):
+    plan = make.plan()
+    step = plan.steps[0]
+    on_gpu = step.cases[0].model_copy(update={"device": "cuda"})
+    found = examine(step, on_gpu, 0, [make.record(step, 0, make.times(1e-3))])
+    assert found.outcome == "error"
+    assert "it was measured on cpu, planned was cuda" in found.reason
+
+
+PROGRAM = """
+from pyhpc.bench.worker import Worker
+problem = {"m": 33, "n": 65, "k": 17, "dtype": "float32"}
+worker = Worker()
+for name, values in (
+    ("prepare", {"kernel": "matmul", "variant": "sm80", "problem": problem, "threads": 1}),
+    ("sample", {"index": 0, "seconds": 0.05}),
+):
+    print(worker.answer({name: values}))
+"""
+
+
+def test_a_comparison_times_and_verifies_a_gpu_too(tmp_path):
+    sound = python(tmp_path, "gpus=1", "-c", PROGRAM)
+    assert "'verification': 'every element against float64'" in sound.stdout, sound.stderr
+    assert "'round': {'index': 0" in sound.stdout
+    assert "differs from the verified result" in python(tmp_path, "gpus=1 flip=3", "-c", PROGRAM).stdout
+    assert "CUDA is absent because no GPU is visible" in python(tmp_path, "gpus=0", "-c", PROGRAM).stdout

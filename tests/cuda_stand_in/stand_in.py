@@ -1,0 +1,101 @@
+"""A pretended _cuda: GPUs in main memory, whose matrix product is NumPy's. Work is enqueued, and done when waited for.
+
+The environment variable PYHPC_STAND_IN holds words: `gpus=2` how many there are (0: none is visible), `flip=5` the
+copy to the host before which one bit of the memory flips, `bytes=100` the largest piece of memory to be had.
+"""
+
+import ctypes
+import os
+import time
+from types import SimpleNamespace
+
+import ml_dtypes
+import numpy as np
+
+from pyhpc.errors import DeviceError
+
+WORDS = {"gpus": 1, "flip": -1, "bytes": 1 << 30}
+WORDS |= {name: int(value) for name, value in (word.split("=") for word in os.environ["PYHPC_STAND_IN"].split())}
+
+_queue = []
+_copies = 0
+
+
+def absence():
+    return None if WORDS["gpus"] else "no GPU is visible"
+
+
+def devices():
+    return [
+        {
+            "ordinal": number,
+            "name": "NVIDIA Stand-in",
+            "uuid": f"GPU-0000{number}",
+            "driver_version": 13000,
+            "memory_bytes": WORDS["bytes"],
+            "compute_capability": (8, 0),
+            "l2_bytes": 1024,
+            "ecc": True,
+        }
+        for number in range(WORDS["gpus"])
+    ]
+
+
+def _wait():
+    while _queue:
+        _queue.pop(0)()
+
+
+class Event:
+    def __init__(self, device=0):
+        assert device < WORDS["gpus"]
+
+    def record(self, stream=0):
+        self.seconds = None
+        _queue.append(lambda: setattr(self, "seconds", time.perf_counter()))
+
+    def synchronize(self):
+        _wait()
+
+    def seconds_since(self, start):
+        return self.seconds - start.seconds
+
+
+class Memory:
+    def __init__(self, bytes, device=0):
+        if bytes > WORDS["bytes"]:
+            raise DeviceError(f"allocating {bytes} bytes on the GPU failed: cudaErrorMemoryAllocation: out of memory")
+        self.content = np.zeros(bytes, np.uint8)
+        self.bytes, self.device, self.pointer = bytes, device, self.content.ctypes.data
+
+    def copy_from(self, host, stream=0):
+        _wait()
+        self.content[:] = host.reshape(-1).view(np.uint8)
+
+    def copy_to(self, host, stream=0):
+        global _copies
+        _wait()
+        self.content[0] ^= _copies == WORDS["flip"]
+        _copies += 1
+        host.reshape(-1).view(np.uint8)[:] = self.content
+
+
+def _array(there):
+    """What a kernel sees of an object with __cuda_array_interface__."""
+    told = there.__cuda_array_interface__
+    dtype = np.dtype(ml_dtypes.bfloat16 if told["typestr"] == "<V2" else told["typestr"])
+    size = int(np.prod(told["shape"])) * dtype.itemsize
+    content = np.frombuffer((ctypes.c_char * size).from_address(told["data"][0]), np.uint8)
+    return content.view(dtype).reshape(told["shape"])
+
+
+def _multiply(a, b, out):
+    out[...] = (a.astype(np.float64) @ b.astype(np.float64)).astype(out.dtype)
+
+
+def _enqueue(a, b, out, accumulate, stream, variant):
+    assert variant == "sm80"
+    _queue.append(lambda: _multiply(*(_array(there) for there in (a, b, out))))
+
+
+matmul = SimpleNamespace(run=_enqueue, variants=lambda: [("sm80", "")])
