@@ -73,6 +73,13 @@ def test_one_flipped_bit_on_the_gpu_rejects_it_and_names_it_by_uuid(tmp_path):
     assert "cuda:0 NVIDIA Stand-in GPU-00000: timed result 2 has 1 wrong element, the first at (0, 0)" in reason
 
 
+def test_a_gpu_that_stops_computing_is_found_by_the_poison_in_its_memory(tmp_path):
+    done, report = accept(tmp_path, "gpus=1 lazy=1", SUITE.replace('["float32", "bfloat16"]', '"int8"'))
+    assert done.returncode == 1, done.stdout + done.stderr
+    (record,) = report["measurements"]
+    assert record["verification"]["wrong_samples"] == record["verification"]["samples"] == 6
+
+
 def test_a_gpu_that_is_wrong_from_the_start_is_not_timed(tmp_path):
     done, report = accept(tmp_path, "gpus=1 flip=0", SUITE.replace('["float32", "bfloat16"]', '"int8"'))
     assert done.returncode == 1, done.stdout + done.stderr

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -208,3 +209,14 @@ def test_a_forced_instruction_set_that_a_kernel_lacks_gives_its_next_best(monkey
                 native.cpu().peak.run("float32", 1, 1)
                 == kernels()["peak"].problem({"dtype": "float32", "blocks": 1}).flops
             )
+
+
+@pytest.mark.parametrize(
+    ("typestr", "sentence"),
+    [("<V2", "a is on CUDA device 0"), ("<f4", "a is on CUDA device 0"), ("<V4", "element kind 'V32'")],
+)
+def test_the_type_string_of_bfloat16_on_a_gpu_is_known(typestr, sentence):
+    interface = {"shape": (2, 2), "typestr": typestr, "data": (4096, False), "version": 3}
+    on_gpu = SimpleNamespace(__cuda_array_interface__=interface)
+    with pytest.raises(InvalidArgument, match=sentence):
+        native.cpu().matmul.run(on_gpu, on_gpu, on_gpu)
