@@ -38,7 +38,7 @@ def reproduce(plan: Plan) -> str:
     by_srun = plan.machine.environment.get("SLURM_STEP_NUM_TASKS") == str(ranks)
     start = {
         "inline": f"srun --ntasks={ranks} --nodelist={hosts} " if by_srun else f"mpiexec -n {ranks} ",
-        "slurm": f"salloc --exclusive --nodelist={hosts} ",
+        "slurm": f"salloc --exclusive --no-kill --nodelist={hosts} ",
     }.get(plan.launcher, "")
     wanted = f" --ranks {plan.ranks}" if plan.ranks and plan.launcher != "inline" else ""
     own = plan.suite in bundled() and str(bundled()[plan.suite]) == plan.suite_path

@@ -14,7 +14,7 @@ from pyhpc import comm
 from pyhpc.acceptance import records
 from pyhpc.acceptance.launchers import slurm
 from pyhpc.acceptance.launchers.launcher import _blamed
-from pyhpc.acceptance.plan import Step, read_plan
+from pyhpc.acceptance.plan import Case, Step, read_plan
 from pyhpc.errors import RunError
 from pyhpc.measure.measurement import Sampling
 
@@ -194,6 +194,17 @@ UNFINISHED = {rank: {"phase": "sampling", "pid": 100 + rank, "host": f"n{rank //
 )
 def test_the_first_task_that_srun_names_is_blamed_and_not_those_it_ended_itself(output, expected):
     assert _blamed(output, UNFINISHED, "ended with exit status 143") == expected
+
+
+def test_a_step_that_srun_cannot_start_says_what_srun_said(allocation):
+    slurm.survey()
+    (allocation / "bin" / "srun").write_text("#!/bin/sh\necho 'srun: error: Unable to create step' >&2\nexit 1\n")
+    case = Case(name="float32", kernel="peak", variant="generic", problem={"dtype": "float32", "blocks": 1})
+    folder = allocation / "peak.1"
+    folder.mkdir()
+    found = slurm.launch(step(2, 1).model_copy(update={"cases": (case,)}), 1, folder, lambda *told: None)
+    assert [m.subject.rank for m in found] == [0, 1]
+    assert all(m.error.endswith("printed last: srun: error: Unable to create step") for m in found)
 
 
 def _no_slurm() -> str | None:

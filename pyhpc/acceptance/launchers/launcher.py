@@ -103,7 +103,9 @@ def error_records(
     step = job.step
     said = records.states(Path(job.folder))
     unfinished = {rank: said.get(rank, {}) for rank in range(step.ranks) if said.get(rank, {}).get("phase") != FINISHED}
-    last = "".join([line for line in output.splitlines() if line.strip() and not line.startswith(_CHATTER)][-1:])[:300]
+    lines = [line for line in output.splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(_CHATTER)] or ([] if said else lines)
+    last = "".join(told[-1:])[:300]
     found: list[Measurement] = []
     # What a launcher says when it is stopped is of all ranks alike.
     blamed = _blamed(output if launcher_ended else "", unfinished, how)
