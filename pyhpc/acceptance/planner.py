@@ -160,7 +160,7 @@ class _Planner:
             frozen = (tuple(value) if isinstance(value, list) else value for value in chosen)
             values = dict(zip(written.parameters, frozen, strict=True))
             try:
-                fitted = self.fitted(kernel, values, threads)
+                fitted = self.fitted(kernel, values, threads, written.device)
                 for variant in variants:
                     case = self.case(workload, fitted, (kernel, variant, written.device), ranks)
                     found.append(self.as_measured(step.name, case, variant))
@@ -171,7 +171,7 @@ class _Planner:
                 raise self.error(str(error), written.line) from error
         return found
 
-    def fitted(self, kernel: Kernel, values: dict[str, Any], threads: int) -> dict[str, Any]:
+    def fitted(self, kernel: Kernel, values: dict[str, Any], threads: int, device: str) -> dict[str, Any]:
         """The parameters, with sizes that should follow the machine where a ceiling's are left out.
 
         Raises:
@@ -179,9 +179,11 @@ class _Planner:
             Unsupported: the machine does not tell what the choice needs.
         """
         if kernel.name == "memory" and "footprint_bytes" not in values:
-            from pyhpc.kernels.memory import at_level
+            from pyhpc.kernels.memory import at_level, on_gpu
 
             try:
+                if device == "cuda":
+                    return on_gpu(**values).to_json()
                 return at_level(cache_bytes=self.machine.cache_bytes, threads=threads, **values).to_json()
             except (TypeError, ValueError, KeyError) as error:
                 raise ConfigError(f"kernel memory: {error}") from error

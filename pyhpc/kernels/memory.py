@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
 from pyhpc.errors import Unsupported
 from pyhpc.kernels.kernel import Arrays, Check, Kernel, Problem, Variant
 from pyhpc.kernels.numba_tools import numba_threads
-from pyhpc.kernels.variants import native_variants
-from pyhpc.native import cpu
+from pyhpc.kernels.variants import cuda_native_variants, native_variants
+from pyhpc.native import cpu, cuda
 
 SCALAR = 3.0  # as in csrc/memory/memory.h
 INPUTS = {"read": ("a",), "copy": ("a",), "triad": ("a", "b"), "fill": ()}
@@ -148,6 +148,11 @@ def footprint(level: str, cache_bytes: Mapping[str, int], threads: int = 1) -> i
     return threads * (known // 2 // _KIB * _KIB)
 
 
+def on_gpu(op: str, **fields: Any) -> MemoryProblem:
+    """The problem that measures a GPU's memory: 1 GiB, eight times the largest L2 cache (126 MB, NVIDIA B200)."""
+    return MemoryProblem(op, 1 << 30, **fields)
+
+
 def at_level(
     op: str, level: str, cache_bytes: Mapping[str, int], threads: int = 1, stores: str = "normal"
 ) -> MemoryProblem:
@@ -227,9 +232,30 @@ def _reject_numba(problem: MemoryProblem) -> str | None:
     return "Numba has no streaming stores" if problem.stores == "streaming" else None
 
 
+def _run_cuda(problem: MemoryProblem, arrays: Any, out: Any, stream: int, name: str) -> None:
+    for _ in range(problem.repeats):
+        cuda().memory.run(problem.op, arrays.get("a"), arrays.get("b"), out, stream, name)
+
+
+def _reject_cuda(problem: MemoryProblem) -> str | None:
+    if problem.op == "read":
+        return "on a GPU, read gives partial sums, and this problem's result is the sum"
+    if problem.stores == "streaming":
+        return "stores cannot be chosen on a GPU"
+    return None if problem.level == "DRAM" else "the levels are those of the processor's caches; give footprint_bytes"
+
+
+def _cuda_variant(variant: Variant) -> Variant:
+    return replace(variant, reject=lambda problem: variant.reject(problem) or _reject_cuda(problem))
+
+
 @functools.cache
 def _variants() -> tuple[Variant, ...]:
-    return (*native_variants("memory", _run_native), Variant("numba", "cpu", _reject_numba, _run_numba))
+    return (
+        *native_variants("memory", _run_native),
+        Variant("numba", "cpu", _reject_numba, _run_numba),
+        *map(_cuda_variant, cuda_native_variants("memory", _run_cuda)),
+    )
 
 
 def _run_numpy(problem: MemoryProblem, arrays: Arrays, out: np.ndarray, threads: int) -> None:

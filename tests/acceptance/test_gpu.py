@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,23 @@ def test_a_case_on_a_gpu_is_accepted_and_its_record_names_the_gpu(tmp_path):
     assert {m["subject"]["device"] for m in report["measurements"]} == {"cuda:0 NVIDIA Stand-in GPU-00000"}
     assert {m["variant"] for m in report["measurements"]} == {"sm80"}
     assert [m["problem"]["dtype"] for m in report["measurements"]] == ["float32", "bfloat16"]
+
+
+def test_the_memory_of_a_gpu_is_measured_too(tmp_path):
+    cases = '{kernel = "memory", device = "cuda", op = ["copy", "triad", "fill"], footprint_bytes = 50000, repeats = 2}'
+    suite = re.sub(r"cases = .*", f"cases = [{cases}]", SUITE)
+    done, report = accept(tmp_path, suite=suite)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {m["problem"]["op"]: m["bytes"] for m in report["measurements"]}
+    assert found == {"copy": 99840, "triad": 99840, "fill": 99968}
+
+
+def test_gpu_memory_is_measured_beyond_every_cache_and_only_as_a_gpu_can(tmp_path):
+    cases = '{kernel = "memory", device = "cuda", op = ["copy", "read"]}'
+    (tmp_path / "gpu.toml").write_text(re.sub(r"cases = .*", f"cases = [{cases}]", SUITE))
+    plan = python(tmp_path, "gpus=1", "-m", "pyhpc", "plan", "gpu.toml").stdout
+    assert "copy DRAM 1024MiB sm80\n" in plan
+    assert "CANNOT RUN: no cuda variant of memory takes read DRAM 1024MiB (sm80: on a GPU, read gives partial" in plan
 
 
 def test_one_flipped_bit_on_the_gpu_rejects_it_and_names_it_by_uuid(tmp_path):

@@ -102,4 +102,14 @@ def _enqueue(a, b, out, accumulate, stream, variant):
     _queue.append(lambda: _multiply(*(_array(there) for there in (a, b, out))))
 
 
+def _stream(op, a, b, c):
+    c[...] = 3.0 if op == "fill" else a + (3.0 * b if op == "triad" else 0.0)
+
+
+def _enqueue_stream(op, a, b, c, stream, variant):
+    assert variant == "sm80"
+    _queue.append(lambda: _stream(op, *(None if there is None else _array(there) for there in (a, b, c))))
+
+
+memory = SimpleNamespace(run=_enqueue_stream, variants=lambda: [("sm80", "")])
 matmul = SimpleNamespace(run=_enqueue, variants=lambda: [("sm80", "")])
