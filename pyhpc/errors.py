@@ -5,6 +5,7 @@ PyhpcError
 ├── Unsupported       (NotImplementedError) valid, but not possible here: a missing library, instruction set or GPU
 ├── DeviceError       (RuntimeError)       a GPU or its driver failed
 ├── ConfigError       (ValueError)         a suite or command line that cannot be used; carries file and line
+├── WrongResult       (ArithmeticError)    a checked product whose checksums do not fit: the hardware computed wrong
 ├── MeasurementError  (RuntimeError)       a measurement that could not be taken or did not verify
 └── RunError          (RuntimeError)       a run folder that cannot be written, read or resumed
 """
@@ -26,6 +27,24 @@ class Unsupported(PyhpcError, NotImplementedError):
 
 class DeviceError(PyhpcError, RuntimeError):
     """A GPU or its driver reported a failure."""
+
+
+class WrongResult(PyhpcError, ArithmeticError):
+    """An element of a checked result is further from its exact value than rounding can bring it.
+
+    Attributes:
+        index: of the worst element of the first wrong row, batch first.
+        found, expected: what it is, and its value computed again in float64.
+        tolerance: how far from `expected` rounding may bring it.
+    """
+
+    def __init__(self, index: tuple[int, ...], found: float, expected: float, tolerance: float) -> None:
+        where = ", ".join(map(str, index))
+        super().__init__(
+            f"out[{where}] is {found!r}, but {expected!r} ± {tolerance:.3g} is right: the processor or the memory gave "
+            "a wrong value; repeat the call, and if it happens again take this machine out of use"
+        )
+        self.index, self.found, self.expected, self.tolerance = index, found, expected, tolerance
 
 
 class ConfigError(PyhpcError, ValueError):

@@ -1,7 +1,7 @@
 // matmul for AVX2 with FMA. int8 is widened to int16 and multiplied in pairs by vpmaddwd.
 #include <immintrin.h>
 
-#include "matmul/run.h"
+#include "matmul/target.h"
 
 namespace pyhpc::matmul {
 namespace {
@@ -22,6 +22,6 @@ struct Target {
 }  // namespace
 
 extern const Variant avx2;
-const Variant avx2 = {"avx2", run<Target>};
+const Variant avx2 = record<Target>("avx2");
 
 }  // namespace pyhpc::matmul

@@ -1,7 +1,7 @@
 // matmul for AVX-512 F, BW, DQ, VL. int8 is widened to int16 and multiplied in pairs by vpmaddwd.
 #include <immintrin.h>
 
-#include "matmul/run.h"
+#include "matmul/target.h"
 
 namespace pyhpc::matmul {
 namespace {
@@ -23,6 +23,6 @@ struct Target {
 }  // namespace
 
 extern const Variant avx512;
-const Variant avx512 = {"avx512", run<Target>};
+const Variant avx512 = record<Target>("avx512");
 
 }  // namespace pyhpc::matmul

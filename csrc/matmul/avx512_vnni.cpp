@@ -1,7 +1,7 @@
 // matmul for AVX-512 with VNNI: as avx512.cpp, with int8 multiplied four at a time by vpdpbusd.
 #include <immintrin.h>
 
-#include "matmul/run.h"
+#include "matmul/target.h"
 
 namespace pyhpc::matmul {
 namespace {
@@ -24,6 +24,6 @@ struct Target {
 }  // namespace
 
 extern const Variant avx512_vnni;
-const Variant avx512_vnni = {"avx512_vnni", run<Target>};
+const Variant avx512_vnni = record<Target>("avx512_vnni");
 
 }  // namespace pyhpc::matmul

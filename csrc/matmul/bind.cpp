@@ -3,10 +3,11 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/threads.h"
 #include "core/variant.h"
-#include "matmul/check.h"
+#include "matmul/verify.h"
 
 namespace pyhpc::matmul {
 
@@ -47,33 +48,93 @@ void stack_rows(Problem& problem) {
   }
 }
 
+// The variant and how many threads it may use; the multiply-adds of the whole batch.
+struct Call {
+  const Variant& variant;
+  int threads;
+  double work;
+
+  Call(const Problem& problem, int wanted, std::string_view name) : variant(choose(variants, name)) {
+    require(wanted >= 0, [&] {
+      return "threads is " + std::to_string(wanted) + "; give a positive number, or 0 for all that are available";
+    });
+    work = static_cast<double>(problem.m) * problem.n * problem.k;
+    for (int i = 0; i < problem.batch_ndim; ++i) work *= problem.batch_shape[i];
+    threads = work <= least_shared_work ? 1 : thread_count(wanted);
+  }
+};
+
 void compute(Problem& problem, int threads, std::string_view variant) {
-  require(threads >= 0, [&] {
-    return "threads is " + std::to_string(threads) + "; give a positive number, or 0 for all that are available";
-  });
-  const Variant& chosen = choose(variants, variant);
+  const Call call(problem, threads, variant);
   stack_rows(problem);
-  double work = static_cast<double>(problem.m) * problem.n * problem.k;
-  for (int i = 0; i < problem.batch_ndim; ++i) work *= problem.batch_shape[i];
   bool done = false;
-  if (work <= least_released_work) {
-    done = chosen.run(problem, 1);
+  if (call.work <= least_released_work) {
+    done = call.variant.run(problem, 1);
   } else {
     const py::gil_scoped_release release;
-    done = chosen.run(problem, work <= least_shared_work ? 1 : thread_count(threads));
+    done = call.variant.run(problem, call.threads);
   }
   if (!done) throw std::bad_alloc();
 }
 
-void run(py::handle a_object, py::handle b_object, py::handle out_object, bool accumulate, int threads,
-         std::string_view variant) {
+// (sum, sum of absolute values) of each row of out or of the product.
+std::vector<double> checksums(const Problem& problem, bool of_output, const Call& call) {
+  int64_t rows = problem.m;
+  for (int i = 0; i < problem.batch_ndim; ++i) rows *= problem.batch_shape[i];
+  std::vector<double> sums(2 * rows);
+  if (rows > 0 && !call.variant.checksums(problem, of_output, sums.data(), call.threads)) throw std::bad_alloc();
+  return sums;
+}
+
+// The first row of out, of all of the batch, that is not that of the product; -1 where there is none. `before`: the
+// checksums of out before it was added to, or nothing.
+int64_t wrong_row(const Problem& problem, const std::vector<double>& before, const Call& call) {
+  const std::vector<double> expected = checksums(problem, false, call), found = checksums(problem, true, call);
+  const Judge judge(problem);
+  constexpr double nothing[2] = {};
+  for (size_t i = 0; i < found.size(); i += 2)
+    if (!judge.right(&expected[i], &found[i], before.empty() ? nothing : &before[i])) return i / 2;
+  return -1;
+}
+
+// The three arrays of a call, in host memory.
+struct Operands {
   Borrowed a, b, out;
-  borrow(a_object, "a", a);
-  borrow(b_object, "b", b);
-  borrow(out_object, "out", out);
-  require_on_cpu(a, "a"), require_on_cpu(b, "b"), require_on_cpu(out, "out");
-  Problem problem = problem_of(a, b, out, accumulate);
+
+  Operands(py::handle a_object, py::handle b_object, py::handle out_object) {
+    borrow(a_object, "a", a), borrow(b_object, "b", b), borrow(out_object, "out", out);
+    require_on_cpu(a, "a"), require_on_cpu(b, "b"), require_on_cpu(out, "out");
+  }
+  Problem problem(bool accumulate) const { return problem_of(a, b, out, accumulate); }
+};
+
+void run(py::handle a, py::handle b, py::handle out, bool accumulate, int threads, std::string_view variant) {
+  Operands operands(a, b, out);
+  Problem problem = operands.problem(accumulate);
   compute(problem, threads, variant);
+}
+
+// As run, and then checks every row.
+int64_t run_checked(py::handle a, py::handle b, py::handle out, bool accumulate, int threads,
+                    std::string_view variant) {
+  Operands operands(a, b, out);
+  Problem problem = operands.problem(accumulate);
+  stack_rows(problem);
+  const Call call(problem, threads, variant);
+  const py::gil_scoped_release release;
+  const std::vector<double> before = accumulate ? checksums(problem, true, call) : std::vector<double>();
+  if (!call.variant.run(problem, call.threads)) throw std::bad_alloc();
+  return wrong_row(problem, before, call);
+}
+
+// Checks a product that was made before.
+int64_t check(py::handle a, py::handle b, py::handle out, int threads, std::string_view variant) {
+  Operands operands(a, b, out);
+  Problem problem = operands.problem(false);
+  stack_rows(problem);
+  const Call call(problem, threads, variant);
+  const py::gil_scoped_release release;
+  return wrong_row(problem, {}, call);
 }
 
 // A new array for the product.
@@ -120,6 +181,11 @@ void bind(py::module_& module) {
              py::arg("threads") = 0, py::arg("variant") = "",
              "out (..., m, n) = or += a (..., m, k) b (..., k, n). threads 0: all available; variant \"\": "
              "PYHPC_VARIANT or the best that runs here.");
+  module.def("run_checked", &run_checked, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("accumulate") = false,
+             py::arg("threads") = 0, py::arg("variant") = "",
+             "As run, then the first row of out, counted over the batch, whose sum is not the product's; -1: none.");
+  module.def("check", &check, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("threads") = 0,
+             py::arg("variant") = "", "The same for an out that was computed before.");
   module.def("multiply", &multiply, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("accumulate"),
              py::arg("threads"), py::arg("variant"),
              "As run, but returns out, which it makes where it is None; and None, having done nothing, where an array "

@@ -1,5 +1,5 @@
 // matmul in plain C++ for any processor: 16-byte vectors, which every 64-bit instruction set of today has.
-#include "matmul/run.h"
+#include "matmul/target.h"
 
 namespace pyhpc::matmul {
 namespace {
@@ -22,6 +22,6 @@ struct Target {
 }  // namespace
 
 extern const Variant generic;
-const Variant generic = {"generic", run<Target>};
+const Variant generic = record<Target>("generic");
 
 }  // namespace pyhpc::matmul

@@ -28,6 +28,9 @@ constexpr double least_shared_work = 1 << 18;
 struct Variant {
   const char* name;
   bool (*run)(const Problem& problem, int threads);  // false: no memory for packing, out is untouched
+  // For each row of the batch, in order: the sum of its elements and of their absolute values; of out as it is, or of
+  // the product from a and b (checksum.h). 0 for absolute values of integers. false: no memory.
+  bool (*checksums)(const Problem& problem, bool of_output, double* sums, int threads);
 };
 
 }  // namespace pyhpc::matmul

@@ -1,7 +1,7 @@
 // matmul for Arm NEON (Armv8.2). int8 is widened to int16 and multiplied in pairs by smull and smull2, added pairwise.
 #include <arm_neon.h>
 
-#include "matmul/run.h"
+#include "matmul/target.h"
 
 namespace pyhpc::matmul {
 namespace {
@@ -23,6 +23,6 @@ struct Target {
 }  // namespace
 
 extern const Variant neon;
-const Variant neon = {"neon", run<Target>};
+const Variant neon = record<Target>("neon");
 
 }  // namespace pyhpc::matmul

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,13 +12,21 @@ from pyhpc.errors import InvalidArgument
 from pyhpc.kernels.arrays import HOST, NAMES, Operand, describe, host_view, same_home, with_axis
 from pyhpc.kernels.data import DTYPES
 from pyhpc.kernels.kernel import Kernel
+from pyhpc.kernels.matmul_check import wrong_result
 from pyhpc.kernels.matmul_problem import RESULT_DTYPE, MatmulProblem
 from pyhpc.kernels.matmul_variants import peers, variants
 from pyhpc.native import cpu, cuda
 
 
 def matmul(
-    a: Any, b: Any, *, out: Any = None, accumulate: bool = False, threads: int | None = None, variant: str | None = None
+    a: Any,
+    b: Any,
+    *,
+    out: Any = None,
+    accumulate: bool = False,
+    check: bool = False,
+    threads: int | None = None,
+    variant: str | None = None,
 ) -> Any:
     """The matrix product of `a` and `b`, as `numpy.matmul` but with `out=`, `accumulate=` and 16-bit operands.
 
@@ -35,6 +43,10 @@ def matmul(
         out: (..., m, n), where the product is written, of a's library and the result type. It must share no memory
             with a or b. The axis of a vector operand is absent, as in `numpy.matmul`.
         accumulate: add the product to what `out` holds.
+        check: compare the sum of every row of the result with a · (b · 1), as Huang and Abraham do ("Algorithm-based
+            fault tolerance for matrix operations", 1984), within the proven rounding bound: an element that is wrong by
+            more than the bound of its row's sum, γ_k Σ_j (|a| |b|)_ij, is found (int8: by anything), named and
+            reported. One more pass over each array. Rows that hold Inf or NaN are not judged. CPU only.
         threads: of the CPU; by default all that this process may use.
         variant: "numba", or a native one ("avx512", "avx2", "neon", "generic" …); by default the one that
             the environment's PYHPC_VARIANT names, or the best that runs here.
@@ -48,13 +60,24 @@ def matmul(
         InvalidArgument: a shape, dtype, library or device that does not fit, an `out` that is read-only or overlaps
             an input.
         Unsupported: the variant or the GPU is absent; the sentence says why.
+        WrongResult: with `check`, an element that rounding cannot explain; out holds it.
     """
     name = variant or ""  # C++ reads PYHPC_VARIANT
-    if name != "numba":
+    if name != "numba" and not check:
         result = _multiply()(a, b, out, accumulate, threads or 0, name)
         if result is not None:  # the common case: matrices of NumPy
             return result
-    return _matmul(describe(a, "a"), describe(b, "b"), out, accumulate, threads, name)
+    operands = describe(a, "a"), describe(b, "b")
+    return _matmul(*operands, out, _Call(accumulate, threads, name, check))
+
+
+class _Call(NamedTuple):
+    """How a product is to be made."""
+
+    accumulate: bool
+    threads: int | None
+    name: str
+    check: bool
 
 
 @functools.cache
@@ -63,7 +86,7 @@ def _multiply() -> Callable[..., Any]:
     return function
 
 
-def _matmul(a: Operand, b: Operand, out: Any, accumulate: bool, threads: int | None, name: str) -> Any:
+def _matmul(a: Operand, b: Operand, out: Any, call: _Call) -> Any:
     """Operands of any library: a vector becomes a matrix, the result one of the same library."""
     operands = {"a": a, "b": b} if out is None else {"a": a, "b": b, "out": describe(out, "out")}
     same_home(operands)
@@ -76,25 +99,37 @@ def _matmul(a: Operand, b: Operand, out: Any, accumulate: bool, threads: int | N
         shape = list(_result_shape(a.shape, b.shape))
         for axis in absent:
             del shape[axis]
-        kind = _result_dtype(DTYPES.get(a.dtype, a.dtype), accumulate)
+        kind = _result_dtype(DTYPES.get(a.dtype, a.dtype), call.accumulate)
         out = a.library.empty(a, tuple(shape), NAMES[kind])
         operands["out"] = describe(out, "out")
     result = operands["out"]
     for axis in absent if len(absent) < 2 else (-1, -1):
         result = result._replace(array=with_axis(result.array, axis), shape=(*result.shape, 1))
-    _dispatch(a, b, result, accumulate, threads, name)
+    _dispatch(a, b, result, call)
     return out
 
 
-def _dispatch(a: Operand, b: Operand, out: Operand, accumulate: bool, threads: int | None, name: str) -> None:
+def _dispatch(a: Operand, b: Operand, out: Operand, call: _Call) -> None:
     if a.device != HOST:
-        if threads is not None:
-            raise InvalidArgument("threads is for arrays on the CPU; leave it out for arrays on a GPU")
-        cuda().matmul.run(a.array, b.array, out.array, accumulate, a.library.stream(a), name)
-    elif name == "numba":
-        _numba(host_view(a), host_view(b), host_view(out), accumulate, threads or 0)
+        for option, given in (("threads", call.threads is not None), ("check", call.check)):
+            if given:
+                raise InvalidArgument(f"{option} is for arrays on the CPU; leave it out for arrays on a GPU")
+        cuda().matmul.run(a.array, b.array, out.array, call.accumulate, a.library.stream(a), call.name)
+    elif call.check:
+        _checked((host_view(a), host_view(b), host_view(out)), call)
+    elif call.name == "numba":
+        _numba(host_view(a), host_view(b), host_view(out), call.accumulate, call.threads or 0)
     else:
-        cpu().matmul.run(a.array, b.array, out.array, accumulate, threads or 0, name)
+        cpu().matmul.run(a.array, b.array, out.array, call.accumulate, call.threads or 0, call.name)
+
+
+def _checked(arrays: tuple[np.ndarray, np.ndarray, np.ndarray], call: _Call) -> None:
+    if call.name == "numba":
+        raise InvalidArgument("check is of the native variants; leave variant out")
+    start = arrays[2].copy() if call.accumulate else None
+    row = cpu().matmul.run_checked(*arrays, call.accumulate, call.threads or 0, call.name)
+    if row >= 0:
+        raise wrong_result(arrays, start, row)
 
 
 def _numba(a: np.ndarray, b: np.ndarray, out: np.ndarray, accumulate: bool, threads: int) -> None:

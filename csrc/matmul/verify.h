@@ -1,0 +1,51 @@
+// Judges row sums (checksum.h): whether those of out are what rounding allows around those of the product.
+//
+// Let u be the unit roundoff of out's sums and v = 2^-53 that of the checksums, g(n, u) = n u / (1 - n u) (Higham,
+// Accuracy and Stability of Numerical Algorithms, 2nd ed. 2002, lemma 3.1), and M the row's sum of |a| |b|. Each
+// element of out errs by at most its share of g(k, u) M (3.5 there), in whatever order it was summed, and by k eta
+// where products underflow; the sum over out errs by at most g(n, v) times its absolute values, the sum over a (b e) by
+// g(n + k, v) M, and M itself by as much:
+//   |sum out - a (b e)| <= (g(k, u) + 2 g(n + k, v)) M / (1 - g(n + k, v)) + g(n, v) sum |out| + n k eta
+// Accumulating counts what out held as one more term. A row whose sum is not finite, or whose M is not below the
+// largest number of out's type, so that an element may rightly have overflowed, cannot be judged. Integers must agree
+// exactly modulo 2^32.
+#pragma once
+#include <cfloat>
+#include <cmath>
+#include <vector>
+
+#include "matmul/check.h"
+
+namespace pyhpc::matmul {
+
+struct Judge {
+  const Problem& problem;
+  bool exact;
+  double u, eta, largest;
+
+  explicit Judge(const Problem& problem)
+      : problem(problem), exact(problem.dtype == DType::int8), u(0x1p-24), eta(FLT_MIN), largest(FLT_MAX) {
+    if (problem.dtype == DType::float64) u = 0x1p-53, eta = DBL_MIN, largest = DBL_MAX;
+  }
+
+  // expected, found, before: (sum, sum of absolute values) of the product, of out, of out before it was added to.
+  bool right(const double* expected, const double* found, const double* before) const {
+    if (exact) {
+      const auto whole = [](double value) { return static_cast<uint32_t>(static_cast<int64_t>(value)); };
+      return whole(found[0]) == static_cast<uint32_t>(whole(expected[0]) + whole(before[0]));
+    }
+    const double n = static_cast<double>(problem.n), k = static_cast<double>(problem.k) + problem.accumulate;
+    const double own = gamma(n + k, 0x1p-53), magnitude = (expected[1] + before[1]) / (1 - own);
+    const double sum = expected[0] + before[0];
+    if (!std::isfinite(sum) || !(magnitude < largest)) return true;
+    const double tolerance = (gamma(k, u) + 2 * own + 2 * gamma(n, 0x1p-53)) * magnitude + n * k * eta;
+    return std::fabs(found[0] - sum) <= tolerance || tolerance == INFINITY;
+  }
+
+ private:
+  static double gamma(double count, double unit) {
+    return count * unit < 1 ? count * unit / (1 - count * unit) : INFINITY;
+  }
+};
+
+}  // namespace pyhpc::matmul
