@@ -40,6 +40,13 @@ struct Product {
   Word* out;
   int64_t out_row, out_column;
   bool accumulate;
+
+  // The part of it that makes these columns of out.
+  Product columns(Range range) const {
+    Product part = *this;
+    part.n = range.end - range.begin, part.b = b.at(range.begin, 0), part.out += range.begin * out_column;
+    return part;
+  }
 };
 
 template <class Tile>
@@ -49,6 +56,7 @@ struct Blocked {
   static constexpr int64_t rows = Tile::max_rows, columns = Tile::columns, group = Format::group;
 
   int64_t m_block, n_block, k_block;  // rows of a, columns of b, elements of k
+  bool few_rows;                      // the threads of a team had better work on columns of their own
 
   Blocked(int64_t m, int64_t n, int64_t k) {
     // What to assume where the system does not tell: the smallest caches of current server cores.
@@ -59,10 +67,18 @@ struct Blocked {
     // With half of the second level for m_block x k_block words of a, a multiply-add moves 1 / m_block words of b and
     // 2 / k_block of out from beyond: least at k_block^2 = 2 (l2 / 2 / word).
     const auto least_traffic = static_cast<int64_t>(__builtin_sqrt(static_cast<double>(l2 / word)));
-    const int64_t units = even_block(ceil_div(k, group), smaller(least_traffic, l1 / 2 / (rows * word)), 4);
-    k_block = units * group;
+    int64_t units = even_block(ceil_div(k, group), smaller(least_traffic, l1 / 2 / (rows * word)), 4);
     // A quarter of the third level: it is shared, and half of a double-buffered block is being written.
     n_block = even_block(n, l3 / 4 / (units * word), columns);
+    const int64_t row_panels = ceil_div(m, rows);
+    few_rows = row_panels <= 16 && n_block * units * word > l2 / 3;
+    if (few_rows) {
+      // Each packed word of b is used by few tiles: its block stays in the second level, in rows that are long in
+      // memory. The fewer the tiles, the less a short k_block costs in reading and writing sums.
+      units = even_block(ceil_div(k, group), row_panels <= 4 ? 64 : 128, 4);
+      n_block = even_block(n, l2 / 3 / (units * word), columns);
+    }
+    k_block = units * group;
     m_block = even_block(m, l2 / 2 / (units * word), rows);
   }
 
@@ -73,12 +89,14 @@ struct Blocked {
   void run(const Product<Tile>& product, Team team, Word* a_space, Word* b_space) const {
     const int64_t steps = ceil_div(product.n, n_block) * ceil_div(product.k, k_block);
     const Place place = place_in_grid(ceil_div(product.m, rows), ceil_div(n_block, columns), team);
-    pack_b(product, 0, team, b_space);
+    // A team packs the next block while slower members still read this one.
+    const auto block = [&](int64_t step) { return b_space + (team.size > 1 ? step % 2 * b_words() : 0); };
+    pack_b(product, 0, team, block(0));
     team.barrier();
     for (int64_t step = 0; step < steps; ++step) {
-      multiply_block(product, step, place, a_space, b_space + step % 2 * b_words());
+      multiply_block(product, step, place, a_space, block(step));
       // The other copy was last read before the last barrier: one barrier a step is enough.
-      if (step + 1 < steps) pack_b(product, step + 1, team, b_space + (step + 1) % 2 * b_words());
+      if (step + 1 < steps) pack_b(product, step + 1, team, block(step + 1));
       team.barrier();
     }
   }

@@ -30,22 +30,28 @@ struct Runner {
     const double work = static_cast<double>(first.m) * first.n * first.k;
     const int useful = at_most(threads, work * items / (streamed ? streamed_work_per_thread : packed_work_per_thread));
     // Whole products per thread where there are enough of them, else every product by the whole team.
+    // Whole products per thread where there are enough of them, else every product by the whole team.
     const bool by_item = useful == 1 || items >= 4 * useful || items % useful == 0;
     const Blocked<ThisTile> blocks(first.m, first.n, first.k);
+    // Each thread packs all that it needs, into memory of its own.
+    const bool alone = by_item || (blocks.few_rows && ceil_div(first.n, ThisTile::columns) >= 4 * useful);
     const int64_t a_words = streamed ? round_up(first.k, 1024) : blocks.a_words();
-    const int64_t b_words = streamed ? 0 : 2 * blocks.b_words();
+    const int64_t b_words = streamed ? 0 : (alone ? 1 : 2) * blocks.b_words();
     auto* space = static_cast<Word*>(workspace(0, sizeof(Word) * useful * (a_words + b_words)));
     if (!space) return false;
     in_parallel(useful, [&](Team all) {
       const Team team = by_item ? Team{0, 1} : all;
       const Range mine = by_item ? part(items, 1, all.rank, all.size) : Range{0, items};
       Word* a_space = space + all.rank * a_words;
-      Word* b_space = space + useful * a_words + (by_item ? all.rank * b_words : 0);
+      Word* b_space = space + useful * a_words + (alone ? all.rank * b_words : 0);
       for (int64_t item = mine.begin; item < mine.end; ++item) {
         const Product<ThisTile> one = product(problem, item);
         if (streamed) {
           Vectors::widen(one, a_space);
           Vectors::run(one, team, a_space);
+        } else if (alone) {
+          const Range columns = part(one.n, ThisTile::columns, team.rank, team.size);
+          if (columns.begin < columns.end) blocks.run(one.columns(columns), Team{0, 1}, a_space, b_space);
         } else {
           blocks.run(one, team, a_space, b_space);
         }
