@@ -45,9 +45,17 @@ struct Problem {
   int64_t rows() const { return group() * q_len; }  // query rows that share one key-value head
 };
 
+// The gradients of Σ dout ∘ out (backward.h has the formulas). `out` and `lse`, which the forward run gave, are read.
+struct BackwardProblem : Problem {
+  const void* dout;
+  void *dq, *dk, *dv;
+  int64_t dout_strides[4], dq_strides[4], dk_strides[4], dv_strides[4];
+};
+
 struct Variant {
   const char* name;
   bool (*run)(const Problem&);  // false: out of memory
+  bool (*backward)(const BackwardProblem&);
 };
 
 }  // namespace pyhpc::attention

@@ -21,6 +21,6 @@ struct Avx2 : Simd<8> {
 }  // namespace
 
 extern const Variant avx2;
-const Variant avx2 = {"avx2", run<Avx2>};
+const Variant avx2 = {"avx2", run<Avx2>, backward<Avx2>};
 
 }  // namespace pyhpc::attention

@@ -30,6 +30,6 @@ struct Avx512 : Simd<16> {
 }  // namespace
 
 extern const Variant avx512;
-const Variant avx512 = {"avx512", run<Avx512>};
+const Variant avx512 = {"avx512", run<Avx512>, backward<Avx512>};
 
 }  // namespace pyhpc::attention

@@ -9,17 +9,10 @@
 // Q^T and O^T of a chunk stay in L2, a block's scores in L1. Both products broadcast from a packed block of rows: K^T
 // by columns, V by keys, with strides that are constants, so that no instruction is spent on addresses.
 #pragma once
-#include "attention/pack.h"
+#include "attention/product.h"
 
 namespace pyhpc::attention {
 namespace {
-
-// Floats between rows of a packed block, both an odd number of 64-byte lines: the rows spread over all L1 sets.
-constexpr int key_stride = 112, value_stride = 272;
-static_assert(key_stride >= key_block && value_stride >= max_head_dim, "a row holds all keys or all columns");
-
-// Columns of Q^T that stay in L1 while all keys of a block pass by.
-constexpr int score_columns = 64;
 
 // The state of one block of rows: width = vectors · lanes of them.
 struct Rows {
@@ -40,31 +33,6 @@ struct Keys {
   bool poisoned;  // some value is infinite or NaN: hidden ones must not be multiplied by 0
 };
 
-// Keys are taken in steps that are whole tiles and whole rounds of the unrolled loop below.
-template <class S>
-constexpr int key_step = S::tile % 4 == 0 ? S::tile : 2 * S::tile;
-
-// sums[i][v] += Σ_step from[step][i] · with[step][v], `steps` a multiple of 4.
-template <class S, int stride, int count, int vectors>
-inline __attribute__((always_inline)) void multiply(const float* from, const float* with, int steps,
-                                                    typename S::Vec (&sums)[count][vectors]) {
-  for (int step = 0; step < steps; step += 4) {
-#pragma GCC unroll 4
-    for (int u = 0; u < 4; ++u) {
-      typename S::Vec x[vectors];
-#pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) x[v] = S::load(with + (u * vectors + v) * S::lanes);
-#pragma GCC unroll 8
-      for (int i = 0; i < count; ++i) {
-        const typename S::Vec factor = S::splat(from[u * stride + i]);
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v) sums[i][v] += factor * x[v];
-      }
-    }
-    from += 4 * stride, with += 4 * vectors * S::lanes;
-  }
-}
-
 // What a score tile sums: some columns with more to come, or the last ones, then also with a mask.
 enum class Part { inner, last, masked };
 
@@ -81,7 +49,7 @@ __attribute__((noinline)) void score_tile(const float* k, const float* q, int co
     for (int i = 0; i < S::tile; ++i)
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) sums[i][v] = S::load(scores + (i * vectors + v) * S::lanes);
-  multiply<S, key_stride>(k, q, columns, sums);
+  multiply<S, key_stride, 1, vectors * S::lanes>(k, q, columns, sums);
 #pragma GCC unroll 8
   for (int i = 0; i < S::tile; ++i)
 #pragma GCC unroll 4
@@ -136,7 +104,7 @@ __attribute__((noinline)) void output_tile(const float* values, int keys, const 
                                            float* o) {
   using Vec = typename S::Vec;
   Vec sums[count][vectors] = {};
-  multiply<S, value_stride>(values, weights, keys, sums);
+  multiply<S, value_stride, 1, vectors * S::lanes>(values, weights, keys, sums);
 #pragma GCC unroll 8
   for (int i = 0; i < count; ++i)
 #pragma GCC unroll 4
@@ -173,16 +141,6 @@ void output_tiles(const float* values, int columns, int keys, const float* weigh
   if constexpr (count > 2) output_tiles<S, vectors, count - 2>(values, columns, keys, weights, rows, o);
 }
 
-// Where each row's visible keys begin and end inside this block of keys.
-inline void locate(const Problem& p, const Rows& rows, const Keys& keys) {
-  Walk walk(p, rows.first);
-  for (int i = 0; i < rows.width; ++i, walk.next()) {
-    const Range seen = i < rows.count ? walk.visible() : Range{0, 0};
-    rows.begin[i] = static_cast<int32_t>(larger(0, smaller(seen.begin - keys.first, key_block)));
-    rows.end[i] = static_cast<int32_t>(larger(0, smaller(seen.end - keys.first, key_block)));
-  }
-}
-
 template <class S, int vectors, class Ahead>
 void attend(const Problem& p, const Rows& rows, const Keys& keys, float* scores, const Ahead& ahead) {
   const int head_dim = static_cast<int>(p.head_dim), width = vectors * S::lanes;
@@ -191,7 +149,7 @@ void attend(const Problem& p, const Rows& rows, const Keys& keys, float* scores,
             end = round_up(static_cast<int>(smaller(keys.count, rows.any.end - keys.first)), key_step<S>);
   const bool masked = !rows.all.holds({keys.first + begin, keys.first + end});
   for (int i = 0; i < width; ++i) rows.block_top[i] = -__builtin_inff();
-  if (masked) locate(p, rows, keys);
+  if (masked) locate(Walk(p, rows.first), rows.count, width, keys.first, rows.begin, rows.end);
   for (int c = 0; c < head_dim; c += score_columns)
     for (int j = begin; j < end; j += S::tile) {
       const float *k = keys.k + j + c * key_stride, *q = rows.q + c * width;

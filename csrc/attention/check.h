@@ -123,4 +123,42 @@ inline Problem problem_of(const Array& q, const Array& k, const Array& v, const 
   return p;
 }
 
+// The arrays of the backward run: what is read, and what is written.
+struct BackwardArrays {
+  const Array &dout, &q, &k, &v, &out, &lse, &dq, &dk, &dv;
+};
+
+inline void check_backward(const BackwardArrays& a) {
+  const auto like = [&](const Array& array, const char* argument, const Array& model, const char* meaning) {
+    require(array.dtype == a.q.dtype, [&] {
+      return std::string(argument) + " is " + name(array.dtype) + "; it must be q's type, " + name(a.q.dtype);
+    });
+    require_shape(array, argument, {model.shape[0], model.shape[1], model.shape[2], model.shape[3]}, meaning);
+  };
+  like(a.dout, "dout", a.q, "q's shape"), like(a.dq, "dq", a.q, "q's shape");
+  like(a.dk, "dk", a.k, "k's shape"), like(a.dv, "dv", a.k, "k's shape");
+  using Named = std::pair<const char*, const Array&>;
+  for (const auto& [argument, array] : {Named{"dq", a.dq}, Named{"dk", a.dk}, Named{"dv", a.dv}}) {
+    require_result(array, argument);
+    for (const auto& [other_argument, other] : {Named{"dout", a.dout}, Named{"q", a.q}, Named{"k", a.k},
+                                                Named{"v", a.v}, Named{"out", a.out}, Named{"lse", a.lse}})
+      require_apart(array, argument, other, other_argument);
+  }
+  require_apart(a.dk, "dk", a.dq, "dq"), require_apart(a.dv, "dv", a.dq, "dq"), require_apart(a.dv, "dv", a.dk, "dk");
+}
+
+// Checks everything but the devices, as problem_of.
+inline BackwardProblem backward_problem_of(const BackwardArrays& a, const Options& options) {
+  BackwardProblem p = {};
+  // As for the forward run, whose results may be read-only here.
+  Array out = a.out, lse = a.lse;
+  out.writable = lse.writable = true;
+  static_cast<Problem&>(p) = problem_of(a.q, a.k, a.v, out, &lse, options);
+  check_backward(a);
+  p.dout = a.dout.data, p.dq = a.dq.data, p.dk = a.dk.data, p.dv = a.dv.data;
+  set_strides(p.dout_strides, a.dout), set_strides(p.dq_strides, a.dq), set_strides(p.dk_strides, a.dk),
+      set_strides(p.dv_strides, a.dv);
+  return p;
+}
+
 }  // namespace pyhpc::attention

@@ -12,6 +12,6 @@ struct Generic : Simd<4> {
 }  // namespace
 
 extern const Variant generic;
-const Variant generic = {"generic", run<Generic>};
+const Variant generic = {"generic", run<Generic>, backward<Generic>};
 
 }  // namespace pyhpc::attention

@@ -21,6 +21,6 @@ struct Neon : Simd<4> {
 }  // namespace
 
 extern const Variant neon;
-const Variant neon = {"neon", run<Neon>};
+const Variant neon = {"neon", run<Neon>, backward<Neon>};
 
 }  // namespace pyhpc::attention

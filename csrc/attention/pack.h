@@ -124,6 +124,16 @@ inline T* row_pointer(T* base, const int64_t* strides, const Problem& p, int64_t
   return Walk(p, row).pointer(base, strides, kv_head);
 }
 
+// Where the keys seen by each of `count` rows begin and end inside the block at `first_key`; rows up to `width` see
+// none.
+inline void locate(Walk walk, int64_t count, int width, int64_t first_key, int32_t* begin, int32_t* end) {
+  for (int i = 0; i < width; ++i, walk.next()) {
+    const Range seen = i < count ? walk.visible() : Range{0, 0};
+    begin[i] = static_cast<int32_t>(larger(0, smaller(seen.begin - first_key, key_block)));
+    end[i] = static_cast<int32_t>(larger(0, smaller(seen.end - first_key, key_block)));
+  }
+}
+
 // Natural log-sum-exp from the maximum (in powers of two) and the sum.
 inline float log_sum_exp(float top, float sum) {
   constexpr double log_2 = 0.693147180559945309417;

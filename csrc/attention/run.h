@@ -1,6 +1,7 @@
 // One call of a variant: the work is cut into chunks of query rows of one key-value head, or, when few rows share a
 // head (decode), into spans of keys. The cuts never change a result, so any number of threads gives the same bits.
 #pragma once
+#include "attention/backward.h"
 #include "attention/blocks.h"
 #include "attention/rows.h"
 #include "core/workspace.h"
@@ -43,6 +44,20 @@ bool run(const Problem& p) {
       return run_any<S, Bfloat16>(p);
     case DType::float16:
       return run_any<S, Float16>(p);
+    default:
+      return false;
+  }
+}
+
+template <class S>
+bool backward(const BackwardProblem& p) {
+  switch (p.dtype) {
+    case DType::float32:
+      return backward_any<S, float>(p);
+    case DType::bfloat16:
+      return backward_any<S, Bfloat16>(p);
+    case DType::float16:
+      return backward_any<S, Float16>(p);
     default:
       return false;
   }
