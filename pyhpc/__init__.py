@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyhpc.kernels.allreduce import allreduce
     from pyhpc.kernels.attention import attention
+    from pyhpc.kernels.attention_backward import attention_backward
     from pyhpc.kernels.matmul import matmul
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "allreduce", "attention", "matmul"]
+__all__ = ["__version__", "allreduce", "attention", "attention_backward", "matmul"]
 
 
 def __getattr__(name: str) -> Any:
     # Loaded at first use: `import pyhpc` stays quick on ten thousand ranks.
-    if name in ("allreduce", "attention", "matmul"):
+    if name in __all__[1:]:
         # Kept: the next use is an ordinary look-up.
         globals()[name] = function = getattr(importlib.import_module(f"pyhpc.kernels.{name}"), name)
         return function

@@ -37,6 +37,23 @@ class attention:
         variant: str = "",
     ) -> None: ...
     @staticmethod
+    def backward(
+        dout: Any,
+        q: Any,
+        k: Any,
+        v: Any,
+        out: Any,
+        lse: Any,
+        dq: Any,
+        dk: Any,
+        dv: Any,
+        causal: bool = False,
+        window: int = -1,
+        scale: float = 0.0,
+        threads: int = 0,
+        variant: str = "",
+    ) -> None: ...
+    @staticmethod
     def variants() -> list[tuple[str, str]]: ...
 
 class peak:

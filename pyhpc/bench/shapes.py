@@ -1,7 +1,7 @@
 """Shapes as people type them → problems.
 
 matmul      MxNxK, or BATCHxMxNxK; ":tn" stores the first operand transposed      2048x2048x2048   8x64x64x512:nt
-attention   BATCHxHEADSxLENGTHxDIM; HEADS may be heads/kv_heads, LENGTH queries/keys;
+attention   (attention_backward as well) BATCHxHEADSxLENGTHxDIM; HEADS may be heads/kv_heads, LENGTH queries/keys;
             ":causal", ":window=W"                                  1x16x2048x128:causal   1x32/8x1/4096x128
 matmul      "quick", "full": the tables of benchmarks/bench_matmul.py, full in every dtype
 any kernel  its own field names                                              m=64:n=64:k=64:transpose_a=true
@@ -19,6 +19,7 @@ from pyhpc.kernels.matmul_problem import RESULT_DTYPE
 DEFAULT_SHAPES = {
     "matmul": ("256x256x256", "512x512x512", "1024x1024x1024", "2048x2048x2048"),
     "attention": ("1x8x512x64", "1x8x1024x128", "1x8x1024x128:causal", "1x8x1/2048x128"),
+    "attention_backward": ("1x8x512x64", "1x8x1024x128", "1x8x1024x128:causal"),
 }
 
 _MATMUL_ROWS = (
@@ -116,4 +117,8 @@ def _assignment(part: str, shape: str) -> tuple[str, Any]:
     return name, int(value) if value.lstrip("-").isdecimal() else value
 
 
-_READERS: dict[str, Callable[[str], dict[str, Any]]] = {"matmul": _matmul, "attention": _attention}
+_READERS: dict[str, Callable[[str], dict[str, Any]]] = {
+    "matmul": _matmul,
+    "attention": _attention,
+    "attention_backward": _attention,
+}
