@@ -3,7 +3,7 @@
 matmul      MxNxK, or BATCHxMxNxK; ":tn" stores the first operand transposed      2048x2048x2048   8x64x64x512:nt
 attention   (attention_backward as well) BATCHxHEADSxLENGTHxDIM; HEADS may be heads/kv_heads, LENGTH queries/keys;
             ":causal", ":window=W"                                  1x16x2048x128:causal   1x32/8x1/4096x128
-matmul      "quick", "full": the tables of benchmarks/bench_matmul.py, full in every dtype
+these       "quick", "full": the tables of benchmarks/bench_matmul.py and bench_attention.py, full in every dtype
 any kernel  its own field names                                              m=64:n=64:k=64:transpose_a=true
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from pyhpc.errors import ConfigError
+from pyhpc.kernels.attention_problem import ATTENTION_DTYPES
 from pyhpc.kernels.kernel import Problem, kernels
 from pyhpc.kernels.matmul_problem import RESULT_DTYPE
 
@@ -28,7 +29,32 @@ _MATMUL_ROWS = (
     "4096x4096x128",  # an outer product: bound by writing
     "128x128x8192",  # an inner product
 )
-SETS = {"matmul": {"quick": ("1024x1024x1024", "1x4096x4096"), "full": _MATMUL_ROWS}}
+
+_SELF_ATTENTION_ROWS = tuple(
+    f"1x{heads}x{length}x{depth}{mask}"
+    for length, depth in ((512, 64), (512, 128), (2048, 64), (2048, 128))
+    for heads in ("8", "8/2")  # the second: grouped queries
+    for mask in ("", ":causal")
+)
+_ATTENTION_ROWS = (
+    *_SELF_ATTENTION_ROWS,
+    "1x4x8192x128",
+    "1x4x8192x128:causal",
+    "1x8x4096x128:causal:window=512",
+    *(f"1x32/8x1/{length}x128" for length in (4096, 8192, 32768)),  # decoding: bound by memory
+    "1x8x1/16384x128",
+    "1x16/1x1/32768x128",
+)
+SETS = {
+    "matmul": {"quick": ("1024x1024x1024", "1x4096x4096"), "full": _MATMUL_ROWS},
+    "attention": {"quick": ("1x8x512x64", "1x8x512x64:causal", "1x32/8x1/4096x128"), "full": _ATTENTION_ROWS},
+    "attention_backward": {"quick": ("1x8x512x64", "1x8x512x64:causal"), "full": _SELF_ATTENTION_ROWS},
+}
+_FULL_DTYPES = {
+    "matmul": tuple(RESULT_DTYPE),
+    "attention": ATTENTION_DTYPES,
+    "attention_backward": ATTENTION_DTYPES,
+}
 
 
 def problems(kernel_name: str, shapes: Iterable[str], dtypes: Iterable[str]) -> list[Problem]:
@@ -46,7 +72,7 @@ def problems(kernel_name: str, shapes: Iterable[str], dtypes: Iterable[str]) -> 
         raise ConfigError(f"kernel {kernel_name} has no default shapes; give --shapes field=value:…")
     sets = SETS.get(kernel_name, {})
     wanted = [shape for text in asked for shape in sets.get(text.strip(), (text,))]
-    kinds = list(dtypes) or (list(RESULT_DTYPE) if "full" in sets and "full" in asked else ["float32"])
+    kinds = list(dtypes) or (_FULL_DTYPES[kernel_name] if "full" in sets and "full" in asked else ["float32"])
     return [kernel.problem(_fields(kernel_name, shape) | _dtype(dtype)) for dtype in kinds for shape in wanted]
 
 

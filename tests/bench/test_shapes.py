@@ -76,6 +76,17 @@ def test_unknown_kernels_fields_and_values_are_refused():
         shapes.problems("peak", [], ["float32"])
 
 
+def test_the_full_tables_of_attention_have_masks_groups_decoding_and_every_dtype():
+    full = shapes.problems("attention", ["full"], [])
+    assert {problem.dtype for problem in full} == {"float32", "bfloat16", "float16"}
+    assert {problem.q_len for problem in full} >= {1, 512, 2048, 8192}
+    assert any(problem.window for problem in full)
+    assert any(problem.causal and problem.kv_heads < problem.heads for problem in full)
+    backward = shapes.problems("attention_backward", ["full"], ["bfloat16"])
+    assert {problem.kernel for problem in backward} == {"attention_backward"}
+    assert all(problem.q_len > 1 and problem.dtype == "bfloat16" for problem in backward)
+
+
 def test_the_full_table_has_every_dtype_and_its_shapes_may_be_mixed_with_others():
     full = shapes.problems("matmul", ["full"], [])
     assert {problem.dtype for problem in full} == {"float64", "float32", "bfloat16", "float16", "int8"}
