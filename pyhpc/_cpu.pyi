@@ -11,6 +11,14 @@ def effective_hertz() -> float: ...
 def cache_sizes() -> dict[str, int]: ...
 
 class matmul:
+    class Packed:
+        shape: tuple[int, int]
+        dtype: str
+        variant: str
+        nbytes: int
+
+    @staticmethod
+    def pack(b: Any, threads: int = 0, variant: str = "") -> Packed: ...
     @staticmethod
     def run(a: Any, b: Any, out: Any, accumulate: bool = False, threads: int = 0, variant: str = "") -> None: ...
     @staticmethod

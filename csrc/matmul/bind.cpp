@@ -1,12 +1,16 @@
 // _cpu.matmul: checks the arguments (check.h) and hands the strides to a variant. No copies.
 #include "core/bind.h"
 
+#include <stdlib.h>
+
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "core/threads.h"
 #include "core/variant.h"
+#include "matmul/packed_operand.h"
 #include "matmul/verify.h"
 
 namespace pyhpc::matmul {
@@ -48,13 +52,27 @@ void stack_rows(Problem& problem) {
   }
 }
 
+// The variant that `packed` is for, which must be the wanted one if one is wanted.
+const Variant& variant_of(const PackedOperand& packed, std::string_view name) {
+  const Variant& made_for = packed.variant();
+  if (name.empty() && !getenv("PYHPC_VARIANT")) return made_for;
+  const Variant& wanted = choose(variants, name);
+  require(&wanted == &made_for, [&] {
+    return std::string("b was packed for variant ") + made_for.name + ", but " + wanted.name +
+           " is asked for; pack it again";
+  });
+  return made_for;
+}
+
 // The variant and how many threads it may use; the multiply-adds of the whole batch.
 struct Call {
   const Variant& variant;
+  const PackedOperand* packed;  // b, or null where it is an array
   int threads;
   double work;
 
-  Call(const Problem& problem, int wanted, std::string_view name) : variant(choose(variants, name)) {
+  Call(const Problem& problem, const PackedOperand* packed, int wanted, std::string_view name)
+      : variant(packed ? variant_of(*packed, name) : choose(variants, name)), packed(packed) {
     require(wanted >= 0, [&] {
       return "threads is " + std::to_string(wanted) + "; give a positive number, or 0 for all that are available";
     });
@@ -62,19 +80,18 @@ struct Call {
     for (int i = 0; i < problem.batch_ndim; ++i) work *= problem.batch_shape[i];
     threads = work <= least_shared_work ? 1 : thread_count(wanted);
   }
+
+  void run(const Problem& problem) const {
+    const bool done = packed ? variant.run_packed(problem, packed->data(), threads) : variant.run(problem, threads);
+    if (!done) throw std::bad_alloc();
+  }
 };
 
-void compute(Problem& problem, int threads, std::string_view variant) {
-  const Call call(problem, threads, variant);
+void compute(Problem& problem, const Call& call) {
   stack_rows(problem);
-  bool done = false;
-  if (call.work <= least_released_work) {
-    done = call.variant.run(problem, 1);
-  } else {
-    const py::gil_scoped_release release;
-    done = call.variant.run(problem, call.threads);
-  }
-  if (!done) throw std::bad_alloc();
+  if (call.work <= least_released_work) return call.run(problem);
+  const py::gil_scoped_release release;
+  call.run(problem);
 }
 
 // (sum, sum of absolute values) of each row of out or of the product.
@@ -97,42 +114,65 @@ int64_t wrong_row(const Problem& problem, const std::vector<double>& before, con
   return -1;
 }
 
-// The three arrays of a call, in host memory.
-struct Operands {
-  Borrowed a, b, out;
+const PackedOperand* as_packed(py::handle object) {
+  if (is_ndarray(object) || !py::isinstance<PackedOperand>(object)) return nullptr;
+  return &object.cast<const PackedOperand&>();
+}
 
-  Operands(py::handle a_object, py::handle b_object, py::handle out_object) {
-    borrow(a_object, "a", a), borrow(b_object, "b", b), borrow(out_object, "out", out);
-    require_on_cpu(a, "a"), require_on_cpu(b, "b"), require_on_cpu(out, "out");
+// The operands of a call, in host memory.
+struct Operands {
+  const PackedOperand* packed;
+  Borrowed a, array, out;
+
+  Operands(py::handle a_object, py::handle b_object) : packed(as_packed(b_object)) {
+    borrow(a_object, "a", a), require_on_cpu(a, "a");
+    if (!packed) borrow(b_object, "b", array), require_on_cpu(array, "b");
   }
-  Problem problem(bool accumulate) const { return problem_of(a, b, out, accumulate); }
+  Operands(py::handle a_object, py::handle b_object, py::handle out_object) : Operands(a_object, b_object) {
+    borrow(out_object, "out", out), require_on_cpu(out, "out");
+  }
+  const Array& b() const { return packed ? packed->array() : array; }
+  Problem problem(bool accumulate) const { return problem_of(a, b(), out, accumulate); }
 };
 
 void run(py::handle a, py::handle b, py::handle out, bool accumulate, int threads, std::string_view variant) {
-  Operands operands(a, b, out);
+  const Operands operands(a, b, out);
   Problem problem = operands.problem(accumulate);
-  compute(problem, threads, variant);
+  compute(problem, Call(problem, operands.packed, threads, variant));
+}
+
+std::unique_ptr<PackedOperand> pack(py::handle b_object, int threads, std::string_view variant) {
+  Borrowed b;
+  borrow(b_object, "b", b), require_on_cpu(b, "b");
+  require(b.ndim == 2, [&] { return "b has shape " + shape_of(b) + "; pack takes one matrix, (k, n)"; });
+  output_dtype(b.dtype);  // throws for a type that matmul does not take
+  const Variant& chosen = choose(variants, variant);
+  const int team = b.size() <= least_shared_work ? 1 : thread_count(threads);
+  const py::gil_scoped_release release;
+  return std::make_unique<PackedOperand>(b, chosen, team);
 }
 
 // As run, and then checks every row.
 int64_t run_checked(py::handle a, py::handle b, py::handle out, bool accumulate, int threads,
                     std::string_view variant) {
-  Operands operands(a, b, out);
+  const Operands operands(a, b, out);
+  require(!operands.packed, "check=True needs b as it was: give the array instead of the packed operand");
   Problem problem = operands.problem(accumulate);
   stack_rows(problem);
-  const Call call(problem, threads, variant);
+  const Call call(problem, nullptr, threads, variant);
   const py::gil_scoped_release release;
   const std::vector<double> before = accumulate ? checksums(problem, true, call) : std::vector<double>();
-  if (!call.variant.run(problem, call.threads)) throw std::bad_alloc();
+  call.run(problem);
   return wrong_row(problem, before, call);
 }
 
 // Checks a product that was made before.
 int64_t check(py::handle a, py::handle b, py::handle out, int threads, std::string_view variant) {
-  Operands operands(a, b, out);
+  const Operands operands(a, b, out);
+  require(!operands.packed, "check needs b as it was: give the array instead of the packed operand");
   Problem problem = operands.problem(false);
   stack_rows(problem);
-  const Call call(problem, threads, variant);
+  const Call call(problem, nullptr, threads, variant);
   const py::gil_scoped_release release;
   return wrong_row(problem, {}, call);
 }
@@ -150,26 +190,24 @@ py::object output_for(const Problem& problem) {
 }
 
 // pyhpc.matmul of NumPy arrays without a step in Python: what a small product costs is its call.
-py::object multiply(py::handle a_object, py::handle b_object, const py::object& out_object, bool accumulate,
-                    int threads, std::string_view variant) {
+py::object multiply(py::handle a, py::handle b, const py::object& out, bool accumulate, int threads,
+                    std::string_view variant) {
   const auto takes = [](py::handle object) {
     return is_ndarray(object) && py::reinterpret_borrow<py::array>(object).ndim() >= 2;
   };
-  if (!takes(a_object) || !takes(b_object)) return py::none();
-  if (!out_object.is_none()) {
-    if (!is_ndarray(out_object)) return py::none();
-    run(a_object, b_object, out_object, accumulate, threads, variant);
-    return out_object;
+  if (!takes(a) || !(takes(b) || as_packed(b))) return py::none();
+  if (!out.is_none()) {
+    if (!is_ndarray(out)) return py::none();
+    run(a, b, out, accumulate, threads, variant);
+    return out;
   }
   require(!accumulate, "accumulate=True adds to out; give out");
-  Borrowed a, b, out;
-  borrow(a_object, "a", a);
-  borrow(b_object, "b", b);
-  Problem problem = product_of(a, b);
+  Operands operands(a, b);
+  Problem problem = product_of(operands.a, operands.b());
   const py::object result = output_for(problem);
-  borrow(result, "out", out);
-  set_output(out, false, problem);
-  compute(problem, threads, variant);
+  borrow(result, "out", operands.out);
+  set_output(operands.out, false, problem);
+  compute(problem, Call(problem, operands.packed, threads, variant));
   return result;
 }
 
@@ -177,6 +215,19 @@ py::object multiply(py::handle a_object, py::handle b_object, const py::object& 
 
 void bind(py::module_& module) {
   module.doc() = "out = a b, or out += a b: see pyhpc.matmul.";
+  py::class_<PackedOperand>(module, "Packed", "A matrix in the layout of one variant: see pyhpc.pack.")
+      .def_property_readonly(
+          "shape",
+          [](const PackedOperand& packed) { return py::make_tuple(packed.array().shape[0], packed.array().shape[1]); })
+      .def_property_readonly("dtype", [](const PackedOperand& packed) { return name(packed.array().dtype); })
+      .def_property_readonly("variant", [](const PackedOperand& packed) { return packed.variant().name; })
+      .def_property_readonly("nbytes", &PackedOperand::bytes)
+      .def("__repr__", [](const PackedOperand& packed) {
+        return std::string("<pyhpc packed ") + name(packed.array().dtype) + " " + shape_of(packed.array()) + " for " +
+               packed.variant().name + ", " + std::to_string(packed.bytes()) + " bytes>";
+      });
+  module.def("pack", &pack, py::arg("b"), py::arg("threads") = 0, py::arg("variant") = "",
+             "b (k, n) packed, to be given as b.");
   module.def("run", &run, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("accumulate") = false,
              py::arg("threads") = 0, py::arg("variant") = "",
              "out (..., m, n) = or += a (..., m, k) b (..., k, n). threads 0: all available; variant \"\": "

@@ -50,6 +50,9 @@ struct Product {
 };
 
 template <class Tile>
+struct PackedB;  // packed.h
+
+template <class Tile>
 struct Blocked {
   using Word = typename Tile::Word;
   using Format = typename Tile::Format;
@@ -102,6 +105,7 @@ struct Blocked {
   }
 
  private:
+  friend struct PackedB<Tile>;
   int64_t panel_words() const { return Tile::header + k_block / group * columns; }
 
   // The size of equal blocks of at most `most` that cover `count`, a multiple of `grain`.

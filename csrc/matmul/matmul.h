@@ -31,6 +31,10 @@ struct Variant {
   // For each row of the batch, in order: the sum of its elements and of their absolute values; of out as it is, or of
   // the product from a and b (checksum.h). 0 for absolute values of integers. false: no memory.
   bool (*checksums)(const Problem& problem, bool of_output, double* sums, int threads);
+  // b, of which all of a batch use the same, packed for many products (packed.h): the bytes that takes, and, where
+  // `packed` is not null, does it. run_packed multiplies by it; it is run otherwise.
+  int64_t (*pack)(const Problem& problem, void* packed, int threads);
+  bool (*run_packed)(const Problem& problem, const void* packed, int threads);
 };
 
 }  // namespace pyhpc::matmul

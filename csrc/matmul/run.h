@@ -60,7 +60,6 @@ struct Runner {
     return true;
   }
 
- private:
   static int at_most(int threads, double share) {
     return share < 1 ? 1 : share < threads ? static_cast<int>(share) : threads;
   }
@@ -68,6 +67,13 @@ struct Runner {
   // Product number `item` of the batch. out is written along its columns, so where out's rows are the near ones
   // the transposed product is computed; a single column is a single row of the transposed product.
   static Product<ThisTile> product(const Problem& problem, int64_t item) {
+    const Product<ThisTile> given = as_given(problem, item);
+    const bool transposed = problem.m > 1 && (problem.n == 1 || (problem.out_row == 1 && problem.out_column != 1));
+    if (!transposed) return given;
+    return {given.n, given.m, given.k, given.b, given.a, given.out, given.out_column, given.out_row, given.accumulate};
+  }
+
+  static Product<ThisTile> as_given(const Problem& problem, int64_t item) {
     int64_t a = 0, b = 0, out = 0;
     for (int i = problem.batch_ndim - 1; i >= 0; --i) {
       const int64_t index = item % problem.batch_shape[i];
@@ -77,10 +83,6 @@ struct Runner {
     const Source<Input> rows{static_cast<const Input*>(problem.a) + a, problem.a_row, problem.a_column};
     const Source<Input> columns{static_cast<const Input*>(problem.b) + b, problem.b_column, problem.b_row};
     Word* to = static_cast<Word*>(problem.out) + out;
-    const bool transposed = problem.m > 1 && (problem.n == 1 || (problem.out_row == 1 && problem.out_column != 1));
-    if (transposed)
-      return {problem.n, problem.m,          problem.k,       columns,           rows,
-              to,        problem.out_column, problem.out_row, problem.accumulate};
     return {problem.m,       problem.n,          problem.k,         rows, columns, to,
             problem.out_row, problem.out_column, problem.accumulate};
   }
@@ -96,21 +98,28 @@ struct Runner {
   }
 };
 
+// call(format) with the format of operands of `dtype`.
+template <class Target, class Call>
+auto with_format(DType dtype, const Call& call) {
+  constexpr int bytes = Target::vector_bytes;
+  switch (dtype) {
+    case DType::float64:
+      return call(Floating<double, double, bytes>{});
+    case DType::float32:
+      return call(Floating<float, float, bytes>{});
+    case DType::bfloat16:
+      return call(Floating<float, BFloat16, bytes>{});
+    case DType::float16:
+      return call(Floating<float, Float16, bytes>{});
+    default:
+      return call(typename Target::Int8{});
+  }
+}
+
 template <class Target>
 bool run(const Problem& problem, int threads) {
-  constexpr int bytes = Target::vector_bytes;
-  switch (problem.dtype) {
-    case DType::float64:
-      return Runner<Target, Floating<double, double, bytes>>::run(problem, threads);
-    case DType::float32:
-      return Runner<Target, Floating<float, float, bytes>>::run(problem, threads);
-    case DType::bfloat16:
-      return Runner<Target, Floating<float, BFloat16, bytes>>::run(problem, threads);
-    case DType::float16:
-      return Runner<Target, Floating<float, Float16, bytes>>::run(problem, threads);
-    default:
-      return Runner<Target, typename Target::Int8>::run(problem, threads);
-  }
+  return with_format<Target>(problem.dtype,
+                             [&](auto format) { return Runner<Target, decltype(format)>::run(problem, threads); });
 }
 
 }  // namespace

@@ -13,6 +13,7 @@ from pyhpc.kernels.arrays import HOST, NAMES, Operand, describe, host_view, same
 from pyhpc.kernels.data import DTYPES
 from pyhpc.kernels.kernel import Kernel
 from pyhpc.kernels.matmul_check import wrong_result
+from pyhpc.kernels.matmul_packed import packed_operand
 from pyhpc.kernels.matmul_problem import RESULT_DTYPE, MatmulProblem
 from pyhpc.kernels.matmul_variants import peers, variants
 from pyhpc.native import cpu, cuda
@@ -39,7 +40,8 @@ def matmul(
 
     Args:
         a: (..., m, k), or (k,) for a vector that is multiplied as one row.
-        b: (..., k, n), or (k,) for a vector that is multiplied as one column. Leading axes broadcast against a's.
+        b: (..., k, n), or (k,) for a vector that is multiplied as one column. Leading axes broadcast against a's. Or
+            what `pyhpc.pack` made of a matrix.
         out: (..., m, n), where the product is written, of a's library and the result type. It must share no memory
             with a or b. The axis of a vector operand is absent, as in `numpy.matmul`.
         accumulate: add the product to what `out` holds.
@@ -67,8 +69,12 @@ def matmul(
         result = _multiply()(a, b, out, accumulate, threads or 0, name)
         if result is not None:  # the common case: matrices of NumPy
             return result
-    operands = describe(a, "a"), describe(b, "b")
-    return _matmul(*operands, out, _Call(accumulate, threads, name, check))
+    left = describe(a, "a")
+    packed = packed_operand(b, left)
+    if packed is not None and (check or name == "numba"):
+        raise InvalidArgument("b is packed, which check and numba cannot read; give the array itself")
+    right = packed or describe(b, "b")
+    return _matmul(left, right, out, _Call(accumulate, threads, name, check))
 
 
 class _Call(NamedTuple):

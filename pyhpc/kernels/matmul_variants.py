@@ -22,6 +22,18 @@ def _run_cpu(problem: MatmulProblem, arrays: Arrays, out: np.ndarray, threads: i
     cpu().matmul.run(arrays["a"], arrays["b"], out, False, threads, name)
 
 
+def _reject_packed(problem: MatmulProblem) -> str | None:
+    return "one matrix is packed, not a batch" if problem.batch > 1 else None
+
+
+def _prepare_packed(problem: MatmulProblem, arrays: Arrays) -> dict[str, Any]:
+    return arrays | {"b": cpu().matmul.pack(arrays["b"])}
+
+
+def _run_packed(problem: MatmulProblem, arrays: dict[str, Any], out: np.ndarray, threads: int) -> None:
+    cpu().matmul.run(arrays["a"], arrays["b"], out, False, threads)
+
+
 def _run_cuda(problem: MatmulProblem, arrays: Any, out: Any, stream: int, name: str) -> None:
     cuda().matmul.run(arrays["a"], arrays["b"], out, False, stream, name)
 
@@ -48,6 +60,7 @@ def variants() -> tuple[Variant, ...]:
     return (
         *native_variants("matmul", _run_cpu),
         Variant("numba", "cpu", lambda problem: None, _run_numba),
+        Variant("packed", "cpu", _reject_packed, _run_packed, prepare=_prepare_packed),
         *cuda_native_variants("matmul", _run_cuda),
         Variant("numba-cuda", "cuda", _reject_numba_cuda, _run_numba_cuda, status="compiled only"),
     )
