@@ -18,7 +18,7 @@ struct Runner {
   using ThisTile = Tile<Format, Target::rows, Target::vectors>;
   using Word = typename Format::Arithmetic::Word;
   using Input = typename Format::Input;
-  using Vectors = VectorProduct<ThisTile, Target::vector_bytes>;
+  using FewRows = VectorProduct<ThisTile>;
 
   static bool run(const Problem& problem, int threads) {
     int64_t items = 1;
@@ -26,7 +26,7 @@ struct Runner {
     if (items == 0 || problem.m == 0 || problem.n == 0) return true;
     const Product<ThisTile> first = product(problem, 0);
     if (first.k == 0) return empty_sum(problem, items);
-    const bool streamed = Vectors::takes(first);
+    const bool streamed = FewRows::takes(first);
     const double work = static_cast<double>(first.m) * first.n * first.k;
     const int useful = at_most(threads, work * items / (streamed ? streamed_work_per_thread : packed_work_per_thread));
     // Whole products per thread where there are enough of them, else every product by the whole team.
@@ -35,7 +35,7 @@ struct Runner {
     const Blocked<ThisTile> blocks(first.m, first.n, first.k);
     // Each thread packs all that it needs, into memory of its own.
     const bool alone = by_item || (blocks.few_rows && ceil_div(first.n, ThisTile::columns) >= 4 * useful);
-    const int64_t a_words = streamed ? round_up(first.k, 1024) : blocks.a_words();
+    const int64_t a_words = streamed ? FewRows::a_words(first.m, first.k) : blocks.a_words();
     const int64_t b_words = streamed ? 0 : (alone ? 1 : 2) * blocks.b_words();
     auto* space = static_cast<Word*>(workspace(0, sizeof(Word) * useful * (a_words + b_words)));
     if (!space) return false;
@@ -47,8 +47,8 @@ struct Runner {
       for (int64_t item = mine.begin; item < mine.end; ++item) {
         const Product<ThisTile> one = product(problem, item);
         if (streamed) {
-          Vectors::widen(one, a_space);
-          Vectors::run(one, team, a_space);
+          FewRows::pack_a(one, a_space);
+          FewRows::run(one, team, a_space);
         } else if (alone) {
           const Range columns = part(one.n, ThisTile::columns, team.rank, team.size);
           if (columns.begin < columns.end) blocks.run(one.columns(columns), Team{0, 1}, a_space, b_space);
@@ -65,11 +65,12 @@ struct Runner {
   }
 
   // Product number `item` of the batch. out is written along its columns, so where out's rows are the near ones
-  // the transposed product is computed; a single column is a single row of the transposed product.
+  // the transposed product is computed, and where out has few columns, since few rows cost less.
   static Product<ThisTile> product(const Problem& problem, int64_t item) {
     const Product<ThisTile> given = as_given(problem, item);
-    const bool transposed = problem.m > 1 && (problem.n == 1 || (problem.out_row == 1 && problem.out_column != 1));
-    if (!transposed) return given;
+    const bool narrow = problem.n <= FewRows::most_rows && problem.m > problem.n;
+    const bool scattered = problem.m > FewRows::most_rows && problem.out_row == 1 && problem.out_column != 1;
+    if (!narrow && !scattered) return given;
     return {given.n, given.m, given.k, given.b, given.a, given.out, given.out_column, given.out_row, given.accumulate};
   }
 

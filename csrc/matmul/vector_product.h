@@ -1,99 +1,183 @@
-// One row times a matrix, out[j] (+)= sum over p of a[p] b[p, j]: bound by reading b once, so nothing is packed.
-//   columns near (stride 1): eight rows of b at a time flow past sums held in the first-level cache
-//   k near (stride 1):       four columns at a time, each summed in two vectors along k, reduced in a fixed order
-// Each column has one owner and one order of summation, whatever the number of threads.
+// Few rows times a matrix, out[r, j] (+)= sum over p of a[r, p] b[p, j] for r < rows <= 4: bound by reading b once, so
+// b is not packed.
+//   columns near (stride 1): a few words of each column at a time flow past sums held in the first-level cache
+//   k near (stride 1):       four columns at a time, each summed in vectors along k, reduced in a fixed order
+// Each column has one owner and one order of summation, whatever the number of threads. Where the arithmetic shifts a
+// (Int8Quads), what the shift adds is summed as one more row, whose elements are all the shift, and taken away at the
+// end.
 #pragma once
 #include "matmul/blocked.h"
 
 namespace pyhpc::matmul {
 namespace {
 
-template <class Tile, int bytes>
+template <class Tile>
 struct VectorProduct {
-  using Input = typename Tile::Format::Input;
+  using Format = typename Tile::Format;
+  using Arithmetic = typename Format::Arithmetic;
+  using Input = typename Format::Input;
   using Word = typename Tile::Word;
   using V = typename Tile::V;
-  static constexpr int lanes = Tile::lanes;
-  static constexpr int64_t chunk =
-      2048;  // columns whose sums are kept: at most 16 KiB, with rows read 4 KiB and more at a time
+  static constexpr int64_t lanes = Tile::lanes, group = Format::group, most_rows = 4;
+  static constexpr bool shifted = Arithmetic::header;
 
   static bool takes(const Product<Tile>& product) {
-    return product.m == 1 && product.k > 0 && (product.b.lane_step == 1 || product.b.k_step == 1);
+    return product.m <= most_rows && product.k > 0 && (product.b.lane_step == 1 || product.b.k_step == 1);
   }
 
-  // a as words, near each other; `words` has room for k rounded up to lanes.
-  static void widen(const Product<Tile>& product, Word* words) {
-    for (int64_t p = 0; p < product.k; p += lanes)
-      put(words + p, row(product.a.data + p * product.a.k_step, product.a.k_step, product.k - p), product.k - p);
+  static int64_t a_words(int64_t m, int64_t k) { return round_up(m * row_words(k), 1024); }
+
+  // a as words along k; beyond k they are zero, like those of b.
+  static void pack_a(const Product<Tile>& product, Word* words) {
+    for (int64_t r = 0; r < product.m; ++r)
+      for (int64_t p = 0; p < product.k; p += lanes * group) {
+        const V value = Format::template along<Side::a>(product.a.at(r, p).data, product.a.k_step, product.k - p);
+        memcpy(words + r * row_words(product.k) + p / group, &value, sizeof value);
+      }
   }
 
   static void run(const Product<Tile>& product, Team team, const Word* a) {
     const Range mine = part(product.n, 4 * lanes, team.rank, team.size);
-    if (product.b.lane_step == 1)
-      for (int64_t j = mine.begin; j < mine.end; j += chunk) columns_near(product, j, smaller(chunk, mine.end - j), a);
-    else
-      for (int64_t j = mine.begin; j < mine.end; j += 4) k_near(product, j, smaller(4, mine.end - j), a);
+    switch (product.m) {
+      case 1:
+        return rows<1>(product, mine, a);
+      case 2:
+        return rows<2>(product, mine, a);
+      case 3:
+        return rows<3>(product, mine, a);
+      default:
+        return rows<4>(product, mine, a);
+    }
   }
 
  private:
-  static V row(const Input* from, int64_t step, int64_t count) { return gather<Word, Input, bytes>(from, step, count); }
+  static int64_t row_words(int64_t k) { return round_up(ceil_div(k, group), lanes); }
 
-  static void put(Word* to, V value, int64_t count) { memcpy(to, &value, sizeof(Word) * smaller(lanes, count)); }
+  template <int m>
+  static void rows(const Product<Tile>& product, Range mine, const Word* a) {
+    // Columns whose sums are kept: about 16 KiB, with rows of b read 2 KiB and more at a time.
+    constexpr int64_t chunk = m == 1 ? 2048 : 1024;
+    if (product.b.lane_step == 1)
+      for (int64_t j = mine.begin; j < mine.end; j += chunk)
+        columns_near<m, chunk>(product, j, smaller(chunk, mine.end - j), a);
+    else
+      for (int64_t j = mine.begin; j < mine.end; j += 4)
+        if (mine.end - j >= 4)
+          dot<m, 4>(product, j, a);
+        else
+          for (; j < mine.end; ++j) dot<m, 1>(product, j, a);
+  }
 
-  static void store(const Product<Tile>& product, int64_t j, Word sum) {
-    Word& element = product.out[j * product.out_column];
+  static void store(const Product<Tile>& product, int64_t r, int64_t j, Word sum) {
+    Word& element = product.out[r * product.out_row + j * product.out_column];
     element = product.accumulate ? element + sum : sum;
   }
 
+  template <int m, int64_t chunk>
   static void columns_near(const Product<Tile>& product, int64_t j0, int64_t count, const Word* a) {
-    alignas(64) Word sums[chunk];
-    memset(sums, 0, sizeof(Word) * round_up(count, lanes));
-    int64_t p = 0;
-    for (; p + 8 <= product.k; p += 8) add_rows<8>(product, j0, count, p, a, sums);
-    for (; p < product.k; ++p) add_rows<1>(product, j0, count, p, a, sums);
-    for (int64_t j = 0; j < count; ++j) store(product, j0 + j, sums[j]);
+    alignas(64) Word sums[m + shifted][chunk];
+    for (auto& row : sums) memset(row, 0, sizeof(Word) * round_up(count, lanes));
+    constexpr int depth = m == 1 ? 8 : 4;
+    const int64_t units = ceil_div(product.k, group);
+    int64_t u = 0;
+    for (; (u + depth) * group <= product.k; u += depth) add_units<m, depth, chunk>(product, j0, count, u, a, sums);
+    for (; u < units; ++u) add_units<m, 1, chunk>(product, j0, count, u, a, sums);
+    for (int r = 0; r < m; ++r)
+      for (int64_t j = 0; j < count; ++j) store(product, r, j0 + j, shifted ? sums[r][j] - sums[m][j] : sums[r][j]);
   }
 
-  // sums[j] += a[p] b[p, j0 + j] + ... for `rows` rows of b.
-  template <int rows>
-  static void add_rows(const Product<Tile>& product, int64_t j0, int64_t count, int64_t p, const Word* a, Word* sums) {
-    const Input* from = product.b.at(j0, p).data;
-    for (int64_t j = 0; j < count; j += lanes) {
-      V sum = load<V>(sums + j);
+  // sums[r, j] += the products of `depth` words of each row and column, from word `u` on.
+  template <int m, int depth, int64_t chunk>
+  static void add_units(const Product<Tile>& product, int64_t j0, int64_t count, int64_t u, const Word* a,
+                        Word (&sums)[m + shifted][chunk]) {
+    const Input* from = product.b.at(j0, u * group).data;
+    const int64_t k_left = product.k - u * group, unit_step = group * product.b.k_step;
+    V factors[m + shifted][depth];
+#pragma GCC unroll 5
+    for (int r = 0; r < m + shifted; ++r)
 #pragma GCC unroll 8
-      for (int r = 0; r < rows; ++r) sum += broadcast<V>(a[p + r]) * row(from + r * product.b.k_step + j, 1, count - j);
-      memcpy(sums + j, &sum, sizeof sum);
-    }
-  }
-
-  static void k_near(const Product<Tile>& product, int64_t j0, int64_t count, const Word* a) {
-    if (count == 4)
-      dot<4>(product, j0, a);
-    else
-      for (int64_t j = j0; j < j0 + count; ++j) dot<1>(product, j, a);
-  }
-
-  template <int width>
-  static void dot(const Product<Tile>& product, int64_t j, const Word* a) {
-    V sums[width][2] = {};
-    const Input* from = product.b.at(j, 0).data;
-    const int64_t next = product.b.lane_step;
-    int64_t p = 0;
-    for (; p + 2 * lanes <= product.k; p += 2 * lanes)
-#pragma GCC unroll 4
-      for (int c = 0; c < width; ++c) {
-        sums[c][0] += load<V>(a + p) * row(from + c * next + p, 1, lanes);
-        sums[c][1] += load<V>(a + p + lanes) * row(from + c * next + p + lanes, 1, lanes);
+      for (int d = 0; d < depth; ++d) factors[r][d] = factor<m>(a + r * row_words(product.k) + u + d, r);
+    int64_t j = 0;
+    if constexpr (Format::template interleaves<Tile::columns>)
+      for (; k_left >= group && j + Tile::columns <= count; j += Tile::columns) {
+        alignas(64) Word words[depth][Tile::columns];
+        for (int d = 0; d < depth; ++d)
+          Format::template interleave<Side::b>(from + d * unit_step + j, product.b.k_step, words[d]);
+        for (int64_t v = 0; v < Tile::columns; v += lanes) {
+          V b[depth];
+          for (int d = 0; d < depth; ++d) b[d] = load<V>(words[d] + v);
+          add_vector<m, depth, chunk>(sums, j + v, factors, b);
+        }
       }
-    // The rest beyond k must not be multiplied: 0 * Inf is NaN.
-    for (; p < product.k; ++p)
-      for (int c = 0; c < width; ++c) sums[c][0][0] += a[p] * row(from + c * next + p, 1, 1)[0];
-    for (int c = 0; c < width; ++c) {
-      const V both = sums[c][0] + sums[c][1];
-      Word sum = both[0];
-      for (int lane = 1; lane < lanes; ++lane) sum += both[lane];
-      store(product, j + c, sum);
+    for (; j < count; j += lanes) {
+      V b[depth];
+#pragma GCC unroll 8
+      for (int d = 0; d < depth; ++d)
+        b[d] = Format::template across<Side::b>(from + d * unit_step + j, 1, product.b.k_step, count - j,
+                                                k_left - d * group);
+      add_vector<m, depth, chunk>(sums, j, factors, b);
     }
+  }
+
+  template <int m>
+  static V factor(const Word* a, int r) {
+    if constexpr (shifted)
+      if (r == m) return broadcast<V>(Format::shift);
+    return broadcast<V>(*a);
+  }
+
+  template <int m, int depth, int64_t chunk>
+  static void add_vector(Word (&sums)[m + shifted][chunk], int64_t j, const V (&factors)[m + shifted][depth],
+                         const V (&b)[depth]) {
+#pragma GCC unroll 5
+    for (int r = 0; r < m + shifted; ++r) {
+      V sum = load<V>(sums[r] + j);
+#pragma GCC unroll 8
+      for (int d = 0; d < depth; ++d) sum = Arithmetic::multiply_add(sum, factors[r][d], b[d]);
+      memcpy(sums[r] + j, &sum, sizeof sum);
+    }
+  }
+
+  // `width` columns from j on, in `along` vectors of sums each, so that enough sums are under way.
+  template <int m, int width>
+  static void dot(const Product<Tile>& product, int64_t j, const Word* a) {
+    constexpr int along = m == 1 ? 2 : 1;
+    constexpr int64_t step = lanes * group;
+    V sums[m + shifted][width][along] = {};
+    const Source<Input> b = product.b.at(j, 0);
+    int64_t p = 0;
+    for (; p + along * step <= product.k; p += along * step)
+#pragma GCC unroll 2
+      for (int s = 0; s < along; ++s) add_words<m, width, along>(product, b, p + s * step, step, a, s, sums);
+    for (; p < product.k; p += step) add_words<m, width, along>(product, b, p, product.k - p, a, 0, sums);
+    Word shift_sums[width] = {};
+    for (int c = 0; shifted && c < width; ++c) shift_sums[c] = total<along>(sums[m + shifted - 1][c]);
+    for (int r = 0; r < m; ++r)
+      for (int c = 0; c < width; ++c) store(product, r, j + c, total<along>(sums[r][c]) - shift_sums[c]);
+  }
+
+  template <int m, int width, int along>
+  static void add_words(const Product<Tile>& product, const Source<Input>& b, int64_t p, int64_t k_left, const Word* a,
+                        int s, V (&sums)[m + shifted][width][along]) {
+    V rows[m + shifted];
+#pragma GCC unroll 5
+    for (int r = 0; r < m; ++r) rows[r] = load<V>(a + r * row_words(product.k) + p / group);
+    if constexpr (shifted) rows[m] = broadcast<V>(Format::shift);
+#pragma GCC unroll 4
+    for (int c = 0; c < width; ++c) {
+      const V column = Format::template along<Side::b>(b.at(c, p).data, 1, k_left);
+#pragma GCC unroll 5
+      for (int r = 0; r < m + shifted; ++r) sums[r][c][s] = Arithmetic::multiply_add(sums[r][c][s], rows[r], column);
+    }
+  }
+
+  template <int along>
+  static Word total(const V (&sums)[along]) {
+    V all = sums[0];
+    for (int s = 1; s < along; ++s) all += sums[s];
+    Word sum = all[0];
+    for (int lane = 1; lane < lanes; ++lane) sum += all[lane];
+    return sum;
   }
 };
 
