@@ -4,6 +4,7 @@
 //   Int8                               the format of int8: Int8Pairs or Int8Quads with the target's instruction
 #pragma once
 #include "core/workspace.h"
+#include "matmul/direct.h"
 #include "matmul/vector_product.h"
 
 namespace pyhpc::matmul {
@@ -19,6 +20,7 @@ struct Runner {
   using Word = typename Format::Arithmetic::Word;
   using Input = typename Format::Input;
   using FewRows = VectorProduct<ThisTile>;
+  using Small = Direct<ThisTile>;
 
   static bool run(const Problem& problem, int threads) {
     int64_t items = 1;
@@ -30,13 +32,15 @@ struct Runner {
     const double work = static_cast<double>(first.m) * first.n * first.k;
     const int useful = at_most(threads, work * items / (streamed ? streamed_work_per_thread : packed_work_per_thread));
     // Whole products per thread where there are enough of them, else every product by the whole team.
-    // Whole products per thread where there are enough of them, else every product by the whole team.
     const bool by_item = useful == 1 || items >= 4 * useful || items % useful == 0;
     const Blocked<ThisTile> blocks(first.m, first.n, first.k);
+    const bool small = !streamed && by_item && Small::takes(first, blocks.k_block);
     // Each thread packs all that it needs, into memory of its own.
     const bool alone = by_item || (blocks.few_rows && ceil_div(first.n, ThisTile::columns) >= 4 * useful);
-    const int64_t a_words = streamed ? FewRows::a_words(first.m, first.k) : blocks.a_words();
-    const int64_t b_words = streamed ? 0 : (alone ? 1 : 2) * blocks.b_words();
+    const int64_t a_words = streamed ? FewRows::a_words(first.m, first.k)
+                            : small  ? Small::space_words(first.k)
+                                     : blocks.a_words();
+    const int64_t b_words = streamed || small ? 0 : (alone ? 1 : 2) * blocks.b_words();
     auto* space = static_cast<Word*>(workspace(0, sizeof(Word) * useful * (a_words + b_words)));
     if (!space) return false;
     in_parallel(useful, [&](Team all) {
@@ -49,6 +53,8 @@ struct Runner {
         if (streamed) {
           FewRows::pack_a(one, a_space);
           FewRows::run(one, team, a_space);
+        } else if (small) {
+          Small::run(one, a_space);
         } else if (alone) {
           const Range columns = part(one.n, ThisTile::columns, team.rank, team.size);
           if (columns.begin < columns.end) blocks.run(one.columns(columns), Team{0, 1}, a_space, b_space);

@@ -1,5 +1,7 @@
 // The micro-kernel: c (rows x columns) = or += the product of a packed panel of a and one of b, all sums in registers.
 //   for u < units: c[i, j] += a[u * max_rows + i] b[u * columns + j]
+// or, in place, of matrices as they lie in memory, k near in a, columns near in b:
+//   for u < units: c[i, j] += a[i * a_row + u] b[u * b_unit + j]
 // `max_rows` x `vectors` is chosen by the target so that the sums, one row of b and the broadcast of a fill its
 // registers. One instance per number of rows and of vectors, so that the edges of a matrix cost no more than they are.
 #pragma once
@@ -16,9 +18,10 @@ struct Panels {
   const Word *a, *b;
   const char* ahead;
   int64_t ahead_step;
+  int64_t a_row = 0, b_unit = 0;  // in place only
 };
 
-template <class Arithmetic, int max_rows, int vectors>
+template <class Arithmetic, int max_rows, int vectors, bool in_place = false>
 struct Micro {
   using Word = typename Arithmetic::Word;
   using V = typename Arithmetic::V;
@@ -48,6 +51,8 @@ struct Micro {
 
   template <int rows, int width>
   __attribute__((noinline)) static void product(const Panels<Word>& panels, Word* c, int64_t row_step, bool add) {
+    const int64_t a_row = in_place ? panels.a_row : 1, a_unit = in_place ? 1 : max_rows;
+    const int64_t b_unit = in_place ? panels.b_unit : columns;
     const Word *a = panels.a, *b = panels.b;
     const char* ahead = panels.ahead;
     V sums[rows][width];
@@ -60,12 +65,12 @@ struct Micro {
       }
     b += header;
     int64_t u = panels.units;
-    for (; u >= depth; u -= depth, a += depth * max_rows, b += depth * columns, ahead += panels.ahead_step) {
-      __builtin_prefetch(ahead, 0, 2);
+    for (; u >= depth; u -= depth, a += depth * a_unit, b += depth * b_unit, ahead += panels.ahead_step) {
+      if (!in_place) __builtin_prefetch(ahead, 0, 2);
 #pragma GCC unroll 4
-      for (int d = 0; d < depth; ++d) add_unit<rows, width>(sums, a + d * max_rows, b + d * columns);
+      for (int d = 0; d < depth; ++d) add_unit<rows, width>(sums, a + d * a_unit, a_row, b + d * b_unit);
     }
-    for (; u > 0; --u, a += max_rows, b += columns) add_unit<rows, width>(sums, a, b);
+    for (; u > 0; --u, a += a_unit, b += b_unit) add_unit<rows, width>(sums, a, a_row, b);
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 8
@@ -77,13 +82,14 @@ struct Micro {
   }
 
   template <int rows, int width>
-  __attribute__((always_inline)) static inline void add_unit(V (&sums)[rows][width], const Word* a, const Word* b) {
+  __attribute__((always_inline)) static inline void add_unit(V (&sums)[rows][width], const Word* a, int64_t a_row,
+                                                             const Word* b) {
     V row[width];
 #pragma GCC unroll 8
     for (int j = 0; j < width; ++j) row[j] = load<V>(b + j * lanes);
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i) {
-      const V factor = broadcast<V>(a[i]);
+      const V factor = broadcast<V>(a[i * a_row]);
 #pragma GCC unroll 8
       for (int j = 0; j < width; ++j) sums[i][j] = Arithmetic::multiply_add(sums[i][j], factor, row[j]);
     }
