@@ -102,7 +102,7 @@ def _peak(dtype: str) -> float | None:
 def _rounds(benchmark: Any, entry: Entry) -> None:
     """As many rounds as fit the time; every result is checked, the last one at the end."""
     together = channel() if launch() else None
-    estimate = max(host_clock().time(entry.run, 1) for _ in range(2))
+    estimate = max(host_clock().time(entry.task.run, 1) for _ in range(2))
     if together is not None:  # all ranks make the same number of calls
         estimate = together.comm.allreduce(estimate, mpi().MAX)
     ran = 0
@@ -111,12 +111,12 @@ def _rounds(benchmark: Any, entry: Entry) -> None:
         nonlocal ran
         assert ran == 0 or entry.unchanged(), f"the result of round {ran} differs from the verified one"
         ran += 1
-        entry.poison()
+        entry.task.clear()
         if together is not None:
             together.synchronise()
 
     rounds = int(min(_ROUNDS[1], max(_ROUNDS[0], _SECONDS / estimate)))
-    benchmark.pedantic(entry.run, setup=setup, rounds=rounds, warmup_rounds=2, iterations=1)
+    benchmark.pedantic(entry.task.run, setup=setup, rounds=rounds, warmup_rounds=2, iterations=1)
     assert entry.unchanged(), "the result of the last round differs from the verified one"
 
 
