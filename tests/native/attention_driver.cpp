@@ -1,6 +1,6 @@
-// Runs the NEON attention kernel under an emulator: driver DTYPE HEADS KV_HEADS Q_LEN KV_LEN HEAD_DIM CAUSAL WINDOW,
-// with q, k and v (contiguous, one batch) on standard input, out and lse on standard output. DTYPE 0, 1, 2 is float32,
-// bfloat16, float16.
+// Runs the NEON attention kernels under an emulator: driver DTYPE HEADS KV_HEADS Q_LEN KV_LEN HEAD_DIM CAUSAL WINDOW,
+// with q, k, v and dout (contiguous, one batch) on standard input, out, lse, dq, dk and dv on standard output. DTYPE 0,
+// 1, 2 is float32, bfloat16, float16.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,7 +31,7 @@ int main(int count, char** words) {
   if (count != 9) return 2;
   using namespace pyhpc;
   const DType dtypes[] = {DType::float32, DType::bfloat16, DType::float16};
-  attention::Problem p = {};
+  attention::BackwardProblem p = {};
   p.dtype = dtypes[atoi(words[1])];
   p.batch = 1, p.heads = atoi(words[2]), p.kv_heads = atoi(words[3]);
   p.q_len = atoi(words[4]), p.kv_len = atoi(words[5]), p.head_dim = atoi(words[6]);
@@ -41,16 +41,18 @@ int main(int count, char** words) {
 
   const int64_t q_size = p.heads * p.q_len * p.head_dim, k_size = p.kv_heads * p.kv_len * p.head_dim;
   const std::vector<char> q = read(q_size * itemsize(p.dtype)), k = read(k_size * itemsize(p.dtype)),
-                          v = read(k_size * itemsize(p.dtype));
-  std::vector<char> out(q.size());
+                          v = read(k_size * itemsize(p.dtype)), dout = read(q_size * itemsize(p.dtype));
+  std::vector<char> out(q.size()), dq(q.size()), dk(k.size()), dv(k.size());
   std::vector<float> lse(p.heads * p.q_len);
   p.q = q.data(), p.k = k.data(), p.v = v.data(), p.out = out.data(), p.lse = lse.data();
-  set_strides(p.q_strides, p.heads, p.q_len, p.head_dim);
-  set_strides(p.out_strides, p.heads, p.q_len, p.head_dim);
-  set_strides(p.k_strides, p.kv_heads, p.kv_len, p.head_dim);
-  set_strides(p.v_strides, p.kv_heads, p.kv_len, p.head_dim);
+  p.dout = dout.data(), p.dq = dq.data(), p.dk = dk.data(), p.dv = dv.data();
+  for (int64_t* strides : {p.q_strides, p.out_strides, p.dout_strides, p.dq_strides})
+    set_strides(strides, p.heads, p.q_len, p.head_dim);
+  for (int64_t* strides : {p.k_strides, p.v_strides, p.dk_strides, p.dv_strides})
+    set_strides(strides, p.kv_heads, p.kv_len, p.head_dim);
   p.lse_strides[0] = p.heads * p.q_len, p.lse_strides[1] = p.q_len, p.lse_strides[2] = 1;
-  if (!attention::neon.run(p)) return 4;
+  if (!attention::neon.run(p) || !attention::neon.backward(p)) return 4;
   fwrite(out.data(), 1, out.size(), stdout);
   fwrite(lse.data(), sizeof(float), lse.size(), stdout);
+  for (const std::vector<char>* gradient : {&dq, &dk, &dv}) fwrite(gradient->data(), 1, gradient->size(), stdout);
 }

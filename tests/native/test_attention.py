@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from pyhpc.errors import InvalidArgument, Unsupported
+from pyhpc.kernels.attention_backward_problem import AttentionBackwardProblem
 from pyhpc.native import cpu
 
 attention = cpu().attention
@@ -323,6 +324,8 @@ def test_neon_stays_within_the_bound_under_emulation(tmp_path):
     for case in (Case(1, 140, 33, 4, 2), Case(50, 133, 40, 4, 2, True), Case(9, 60, 17, 2, 2, False, 20)):
         for number, dtype in enumerate(DTYPES):
             q, k, v = draw(case, dtype)
+            dout = draw(case, dtype, seed=1)[0]
+            masks = {"causal": case.causal, "window": case.window}
             numbers = [
                 number,
                 case.heads,
@@ -330,13 +333,18 @@ def test_neon_stays_within_the_bound_under_emulation(tmp_path):
                 case.q_len,
                 case.kv_len,
                 case.head_dim,
-                int(case.causal),
-                case.window,
+                *map(int, masks.values()),
             ]
             done = subprocess.run(
                 ["qemu-aarch64-static", tmp_path / "driver", *map(str, numbers)],
-                input=b"".join(x.tobytes() for x in (q, k, v)), capture_output=True, check=True,
+                input=b"".join(x.tobytes() for x in (q, k, v, dout)), capture_output=True, check=True,
             )  # fmt: skip
-            out = np.frombuffer(done.stdout[: q.nbytes], q.dtype).reshape(q.shape)
-            lse = np.frombuffer(done.stdout[q.nbytes :], np.float32).reshape(q.shape[:3])
-            require_close(q, k, v, out, lse, causal=case.causal, window=case.window)
+            sizes = np.cumsum([q.nbytes, 4 * q[..., 0].size])
+            out = np.frombuffer(done.stdout[: sizes[0]], q.dtype).reshape(q.shape)
+            lse = np.frombuffer(done.stdout[sizes[0] : sizes[1]], np.float32).reshape(q.shape[:3])
+            require_close(q, k, v, out, lse, **masks)
+            window = None if case.window < 0 else case.window
+            problem = AttentionBackwardProblem(1, *numbers[1:6], dtype, case.causal, window)
+            operands = {"q": q, "k": k, "v": v, "dout": dout, "out": out, "lse": lse}
+            check = problem.verify(np.frombuffer(done.stdout[sizes[1] :], q.dtype), operands)
+            assert check.passed, check.first_wrong
