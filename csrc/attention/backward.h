@@ -6,8 +6,9 @@
 //
 //   for each query row:                                δ and lse · log2(e)
 //   for each span of keys of a key-value head, a task:
-//     for each block of key_block keys:                K^T, V^T, K packed; dk, dv gathered
-//       for each block of rows that sees some of it:   S^T = K Q^T, dP^T = V dout^T; P, dS in place
+//     for each group of blocks of key_block keys:      K^T, V^T, K packed; dk, dv gathered
+//       for each block of rows, packed:
+//         for each block of keys that it sees:         S^T = K Q^T, dP^T = V dout^T; P, dS in place
 //                                                      dq^T += K^T dS^T,  dv += P^T dout,  dk += dS^T q
 //   for each block of rows:                            dq is the sum over the spans, in order
 //
@@ -20,13 +21,14 @@
 namespace pyhpc::attention {
 namespace {
 
+constexpr int max_group = 4;  // blocks of keys that meet a block of rows while it is packed
 constexpr int64_t wanted_tasks = 64, partial_bytes = int64_t{256} << 20;  // of dq, over all spans
 
 template <class S>
 struct BackwardPlan {
   static constexpr int width = S::query_vectors * S::lanes;  // rows of a block
   int head_dim, columns;
-  int64_t heads, blocks, key_blocks, spans, span_blocks;
+  int64_t heads, blocks, key_blocks, spans, span_blocks, group;
   explicit BackwardPlan(const Problem& p)
       : head_dim(static_cast<int>(p.head_dim)),
         columns(round_up(head_dim, 16)),
@@ -37,6 +39,8 @@ struct BackwardPlan {
     const int64_t parts = smaller(smaller(key_blocks / 4, (wanted_tasks + heads - 1) / heads), affordable);
     span_blocks = (key_blocks + larger(1, parts) - 1) / larger(1, parts);
     spans = larger(1, span_blocks > 0 ? (key_blocks + span_blocks - 1) / span_blocks : 0);
+    // A group's K^T, V^T, K, dk and dv take up to half of L2.
+    group = larger(1, smaller(max_group, p.l2_bytes / 2 / (5 * sizeof(float) * key_block * columns)));
   }
   int64_t block_floats() const { return int64_t{columns} * width; }
   int64_t shared_floats() const { return heads * blocks * (2 * width + spans * block_floats()); }
@@ -72,22 +76,34 @@ struct BackwardHead {
   }
 };
 
+// A block of keys in scratch.
+struct KeyBlock {
+  float *k_columns, *v_columns;  // [column][key_stride]
+  float *k_rows, *dk, *dv;       // [key][value_stride]
+  int64_t first;
+  int count;
+  bool poisoned;  // some key is infinite or NaN
+};
+
 // Scratch of one thread.
 template <class S>
 struct BackwardScratch {
   static constexpr int width = BackwardPlan<S>::width;
-  float *k_columns, *v_columns, *k_rows, *dk, *dv;       // of a block of keys
+  KeyBlock keys[max_group];
   float *q_columns, *dout_columns, *q_rows, *dout_rows;  // of a block of rows
   float *weights, *slopes;                               // P and dS, [key][width]
   int32_t *begin, *end;                                  // visible keys of each row, relative to the block
+  static int64_t key_floats(int columns) { return 2 * columns * key_stride + 3 * key_block * value_stride; }
   static int64_t floats(int columns) {
-    return 2 * columns * (key_stride + width) + (3 * key_block + 2 * width) * value_stride +
-           (2 * key_block + 2) * width;
+    return max_group * key_floats(columns) + 2 * width * (columns + value_stride + key_block + 1);
   }
   BackwardScratch(float* memory, int columns) {
     const auto take = [&](int64_t count) { return memory += count, memory - count; };
-    k_columns = take(columns * key_stride), v_columns = take(columns * key_stride);
-    k_rows = take(key_block * value_stride), dk = take(key_block * value_stride), dv = take(key_block * value_stride);
+    for (KeyBlock& block : keys) {
+      block.k_columns = take(columns * key_stride), block.v_columns = take(columns * key_stride);
+      block.k_rows = take(key_block * value_stride);
+      block.dk = take(key_block * value_stride), block.dv = take(key_block * value_stride);
+    }
     q_columns = take(columns * width), dout_columns = take(columns * width);
     q_rows = take(width * value_stride), dout_rows = take(width * value_stride);
     weights = take(key_block * width), slopes = take(key_block * width);
@@ -165,14 +181,15 @@ void differentiate(const BackwardScratch<S>& scratch, const float* delta, const 
 
 // The three sums where infinite or NaN operands meet hidden pairs: these are skipped instead of multiplied by 0.
 template <class S>
-void add_guarded(const BackwardScratch<S>& scratch, int head_dim, int first, int last, float* dq) {
+void add_guarded(const BackwardScratch<S>& scratch, const KeyBlock& keys, int head_dim, int first, int last,
+                 float* dq) {
   for (int j = first; j < last; ++j)
     for (int i = 0; i < scratch.width; ++i) {
       const float p = scratch.weights[j * scratch.width + i], ds = scratch.slopes[j * scratch.width + i];
       for (int c = 0; c < head_dim; ++c) {
-        if (p != 0) scratch.dv[j * value_stride + c] += p * scratch.dout_rows[i * value_stride + c];
-        if (ds != 0) scratch.dk[j * value_stride + c] += ds * scratch.q_rows[i * value_stride + c];
-        if (ds != 0) dq[c * scratch.width + i] += ds * scratch.k_rows[j * value_stride + c];
+        if (p != 0) keys.dv[j * value_stride + c] += p * scratch.dout_rows[i * value_stride + c];
+        if (ds != 0) keys.dk[j * value_stride + c] += ds * scratch.q_rows[i * value_stride + c];
+        if (ds != 0) dq[c * scratch.width + i] += ds * keys.k_rows[j * value_stride + c];
       }
     }
 }
@@ -203,37 +220,77 @@ bool pack_both(const T* base, const int64_t* strides, int64_t kv_head, Walk walk
   return poisoned;
 }
 
-// What a block of rows and a block of keys give each other.
-template <class S, class T>
-void meet(const BackwardHead<T>& head, const BackwardScratch<S>& scratch, int64_t block, int64_t first_key, int keys,
-          bool poisoned, const float* statistics, float* dq) {
-  const BackwardProblem& p = head.p;
+// A block of rows: which they are, and the keys that they see, in order of the rows.
+template <class S>
+struct RowBlock {
+  int64_t first;
+  int count;
+  Walk walk;
+  Range low, high;  // of the first and the last row
+  RowBlock(const Problem& p, int64_t block)
+      : first(block * BackwardPlan<S>::width),
+        count(static_cast<int>(smaller(BackwardPlan<S>::width, p.rows() - first))),
+        walk(p, first),
+        low(walk.visible()),
+        high(visible(p, first + count - 1)) {}
+  // The part of a block of keys that some row sees, in whole steps.
+  int begin(const KeyBlock& keys) const {
+    return static_cast<int>(larger(0, low.begin - keys.first)) / key_step<S> * key_step<S>;
+  }
+  int end(const KeyBlock& keys) const {
+    return round_up(static_cast<int>(smaller(keys.count, high.end - keys.first)), key_step<S>);
+  }
+};
+
+// What a block of rows, packed in scratch, and a block of keys give each other.
+template <class S>
+void meet(const BackwardScratch<S>& scratch, const RowBlock<S>& rows, const KeyBlock& keys, bool poisoned,
+          const float* statistics, float* dq) {
   constexpr int width = BackwardPlan<S>::width;
-  const int head_dim = static_cast<int>(p.head_dim), columns = round_up(head_dim, 16);
-  const int64_t first = block * width;
-  const int count = static_cast<int>(smaller(width, p.rows() - first));
-  const Walk walk(p, first);
-  const Range low = walk.visible(), high = visible(p, first + count - 1);  // of the rows, non-decreasing
-  const int begin = static_cast<int>(larger(0, low.begin - first_key)) / key_step<S> * key_step<S>,
-            end = round_up(static_cast<int>(smaller(keys, high.end - first_key)), key_step<S>);
+  const int head_dim = static_cast<int>(rows.walk.p.head_dim), columns = round_up(head_dim, 16);
+  const int begin = rows.begin(keys), end = rows.end(keys);
   if (begin >= end) return;
-  const float factor = static_cast<float>(p.scale * log2_e);
-  poisoned |= pack_both<S>(head.q, p.q_strides, head.kv_head, walk, count, factor, scratch.q_rows, scratch.q_columns);
-  poisoned |=
-      pack_both<S>(head.dout, p.dout_strides, head.kv_head, walk, count, 1, scratch.dout_rows, scratch.dout_columns);
-  pair_products<S>(scratch.k_columns, scratch.q_columns, head_dim, begin, end, scratch.weights);
-  pair_products<S>(scratch.v_columns, scratch.dout_columns, head_dim, begin, end, scratch.slopes);
-  const bool masked = !Range{high.begin, low.end}.holds({first_key + begin, first_key + end});
+  pair_products<S>(keys.k_columns, scratch.q_columns, head_dim, begin, end, scratch.weights);
+  pair_products<S>(keys.v_columns, scratch.dout_columns, head_dim, begin, end, scratch.slopes);
+  const bool masked = !Range{rows.high.begin, rows.low.end}.holds({keys.first + begin, keys.first + end});
   if (masked) {
-    locate(walk, count, width, first_key, scratch.begin, scratch.end);
+    locate(rows.walk, rows.count, width, keys.first, scratch.begin, scratch.end);
     differentiate<S, true>(scratch, statistics, statistics + width, begin, end);
   } else {
     differentiate<S, false>(scratch, statistics, statistics + width, begin, end);
   }
-  if (masked && poisoned) return add_guarded<S>(scratch, head_dim, begin, end, dq);
-  add_queries<S>(scratch.k_rows + begin * value_stride, scratch.slopes + begin * width, head_dim, end - begin, dq);
-  add_keys<S>(scratch.weights, scratch.dout_rows, columns, begin, end, scratch.dv);
-  add_keys<S>(scratch.slopes, scratch.q_rows, columns, begin, end, scratch.dk);
+  if (masked && (poisoned || keys.poisoned)) return add_guarded<S>(scratch, keys, head_dim, begin, end, dq);
+  add_queries<S>(keys.k_rows + begin * value_stride, scratch.slopes + begin * width, head_dim, end - begin, dq);
+  add_keys<S>(scratch.weights, scratch.dout_rows, columns, begin, end, keys.dv);
+  add_keys<S>(scratch.slopes, scratch.q_rows, columns, begin, end, keys.dk);
+}
+
+// The keys from `first` on, packed, with gradients of 0.
+template <class S, class T>
+void pack_keys(const BackwardHead<T>& head, int64_t first, KeyBlock& keys) {
+  const BackwardProblem& p = head.p;
+  const int head_dim = static_cast<int>(p.head_dim), columns = round_up(head_dim, 16);
+  const T *k = head.k + first * p.k_strides[2], *v = head.v + first * p.v_strides[2];
+  keys.first = first, keys.count = static_cast<int>(smaller(key_block, p.kv_len - first));
+  const int padded = round_up(keys.count, key_step<S>);
+  pack_columns<S, key_stride>(k, p.k_strides, keys.count, padded, head_dim, keys.k_columns);
+  pack_columns<S, key_stride>(v, p.v_strides, keys.count, padded, head_dim, keys.v_columns);
+  keys.poisoned = pack_rows<S, true>(k, p.k_strides, keys.count, padded, head_dim, keys.k_rows, value_stride);
+  for (int i = 0; i < padded; ++i)
+    for (int c = 0; c < columns; ++c) keys.dk[i * value_stride + c] = keys.dv[i * value_stride + c] = 0;
+}
+
+template <class S, class T>
+void write_keys(const BackwardHead<T>& head, const KeyBlock& keys) {
+  const BackwardProblem& p = head.p;
+  const int head_dim = static_cast<int>(p.head_dim);
+  for (int i = 0; i < keys.count; ++i)
+    for (int c = 0; c < head_dim; c += S::lanes) {
+      store_row<S>(head.dk + (keys.first + i) * p.dk_strides[2] + c * p.dk_strides[3], p.dk_strides[3], head_dim - c,
+                   S::load(keys.dk + i * value_stride + c) * p.scale);
+      store_row<S>(head.dv + (keys.first + i) * p.dv_strides[2] + c * p.dv_strides[3], p.dv_strides[3], head_dim - c,
+                   S::load(keys.dv + i * value_stride + c));
+    }
 }
 
 // One span of keys of one key-value head: its dk and dv, and what it adds to dq.
@@ -241,29 +298,27 @@ template <class S, class T>
 void backward_span(const BackwardProblem& p, const BackwardPlan<S>& plan, int64_t task, float* memory, float* shared) {
   const int64_t number = task % plan.heads, part = task / plan.heads;
   const BackwardHead<T> head(p, number);
-  const BackwardScratch<S> scratch(memory, plan.columns);
+  BackwardScratch<S> scratch(memory, plan.columns);
   float* dq = plan.partial(shared, number, part, 0);
   for (int64_t i = 0; i < plan.blocks * plan.block_floats(); ++i) dq[i] = 0;
+  const float factor = static_cast<float>(p.scale * log2_e);
   const int64_t last = smaller(plan.key_blocks, (part + 1) * plan.span_blocks);
-  for (int64_t j = part * plan.span_blocks * key_block; j < last * key_block; j += key_block) {
-    const int count = static_cast<int>(smaller(key_block, p.kv_len - j)), padded = round_up(count, key_step<S>);
-    const T *k = head.k + j * p.k_strides[2], *v = head.v + j * p.v_strides[2];
-    pack_columns<S, key_stride>(k, p.k_strides, count, padded, plan.head_dim, scratch.k_columns);
-    pack_columns<S, key_stride>(v, p.v_strides, count, padded, plan.head_dim, scratch.v_columns);
-    const bool poisoned =
-        pack_rows<S, true>(k, p.k_strides, count, padded, plan.head_dim, scratch.k_rows, value_stride);
-    for (int i = 0; i < padded * value_stride; ++i) scratch.dk[i] = scratch.dv[i] = 0;
-    for (int64_t block = 0; block < plan.blocks; ++block)
-      meet<S>(head, scratch, block, j, count, poisoned, plan.statistics(shared, number, block),
-              dq + block * plan.block_floats());
-    for (int i = 0; i < count; ++i)
-      for (int c = 0; c < plan.head_dim; c += S::lanes) {
-        const int at = i * value_stride + c;
-        store_row<S>(head.dk + (j + i) * p.dk_strides[2] + c * p.dk_strides[3], p.dk_strides[3], plan.head_dim - c,
-                     S::load(scratch.dk + at) * p.scale);
-        store_row<S>(head.dv + (j + i) * p.dv_strides[2] + c * p.dv_strides[3], p.dv_strides[3], plan.head_dim - c,
-                     S::load(scratch.dv + at));
-      }
+  for (int64_t j = part * plan.span_blocks; j < last; j += plan.group) {
+    const int count = static_cast<int>(smaller(plan.group, last - j));
+    for (int i = 0; i < count; ++i) pack_keys<S>(head, (j + i) * key_block, scratch.keys[i]);
+    for (int64_t block = 0; block < plan.blocks; ++block) {
+      const RowBlock<S> rows(p, block);
+      if (rows.low.begin >= scratch.keys[count - 1].first + key_block || rows.high.end <= scratch.keys[0].first)
+        continue;
+      bool poisoned = pack_both<S>(head.q, p.q_strides, head.kv_head, rows.walk, rows.count, factor, scratch.q_rows,
+                                   scratch.q_columns);
+      poisoned |= pack_both<S>(head.dout, p.dout_strides, head.kv_head, rows.walk, rows.count, 1, scratch.dout_rows,
+                               scratch.dout_columns);
+      for (int i = 0; i < count; ++i)
+        meet<S>(scratch, rows, scratch.keys[i], poisoned, plan.statistics(shared, number, block),
+                dq + block * plan.block_floats());
+    }
+    for (int i = 0; i < count; ++i) write_keys<S>(head, scratch.keys[i]);
   }
 }
 

@@ -71,6 +71,7 @@ void backward(py::handle dout_object, py::handle q_object, py::handle k_object, 
   const Variant& variant = choose(all_variants, wanted);
   if (p.batch * p.kv_heads == 0) return;
   p.threads = static_cast<double>(q.size()) * p.kv_len <= least_shared_work ? 1 : thread_count(threads);
+  p.l2_bytes = cache_sizes().l2 > 0 ? cache_sizes().l2 : 512 * 1024;
   const py::gil_scoped_release released;
   if (!variant.backward(p))
     throw Error(ErrorKind::device, "attention: memory for the scratch space is exhausted; use fewer threads");
