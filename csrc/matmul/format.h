@@ -9,6 +9,8 @@
 //   along(p, k_step, k_left)                      words of one row or column at neighbouring k
 //   interleaves<width>, interleave(p, k_step, to) whether and how `width` neighbouring lanes of a whole group of k are
 //                                                 packed at once, faster than by `across`
+//   paired, pair(p, count, first, second)         whether and how twice as many neighbouring elements are widened at
+//                                                 once, those of even index into `first`, of odd index into `second`
 //   Resized<bytes>                                the same with shorter vectors
 // Integer words are unsigned, so that their sums wrap (modulo 2^32) instead of being undefined.
 #pragma once
@@ -34,6 +36,7 @@ struct Floating {
   using Input = Input_;
   using V = typename Arithmetic::V;
   static constexpr int group = 1;
+  static constexpr bool paired = std::is_same_v<Input, BFloat16>;
   template <int>
   static constexpr bool interleaves = false;
   template <int other>
@@ -46,6 +49,14 @@ struct Floating {
   template <Side>
   static V along(const Input* from, int64_t k_step, int64_t k_left) {
     return gather<Word, Input, bytes>(from, k_step, k_left);
+  }
+  static void pair(const Input* from, int64_t count, V& first, V& second) {
+    constexpr int both = 2 * bytes / sizeof(Word);
+    Input near[both] = {};
+    for (int i = 0; count < both && i < count; ++i) near[i] = from[i];
+    const auto bits = load<Vector<uint32_t, bytes>>(count < both ? near : from);
+    first = reinterpret_cast<V>(bits << 16);
+    second = reinterpret_cast<V>(bits & 0xffff0000u);
   }
 };
 
@@ -61,6 +72,7 @@ struct Int8Pairs {
   using Word = uint32_t;
   using V = Vector<Word, bytes>;
   static constexpr int group = 2;
+  static constexpr bool paired = false;
   template <int>
   static constexpr bool interleaves = false;
   template <int other>
@@ -92,6 +104,7 @@ struct Int8Quads {
   using Word = uint32_t;
   using V = Vector<Word, bytes>;
   static constexpr int group = 4;
+  static constexpr bool paired = false;
   template <int width>
   static constexpr bool interleaves = width == bytes;
   template <int other>

@@ -5,6 +5,12 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__F16C__) || defined(__AVX512F__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 #include <utility>
 
 namespace pyhpc::matmul {
@@ -68,6 +74,29 @@ struct Widen {
     return reinterpret_cast<V>(sign | (is_subnormal & reinterpret_cast<Bits>(subnormal)) | (~is_subnormal & ordinary));
   }
 };
+
+// Where the processor has an instruction for it.
+#if defined(__AVX512F__)
+template <>
+inline Vector<float, 64> Widen<float, Float16, 64>::words(const Float16* from) {
+  return reinterpret_cast<Vector<float, 64>>(_mm512_cvtph_ps(load<__m256i>(from)));
+}
+#endif
+#if defined(__F16C__)
+template <>
+inline Vector<float, 32> Widen<float, Float16, 32>::words(const Float16* from) {
+  return reinterpret_cast<Vector<float, 32>>(_mm256_cvtph_ps(load<__m128i>(from)));
+}
+template <>
+inline Vector<float, 16> Widen<float, Float16, 16>::words(const Float16* from) {
+  return reinterpret_cast<Vector<float, 16>>(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+}
+#elif defined(__aarch64__)
+template <>
+inline Vector<float, 16> Widen<float, Float16, 16>::words(const Float16* from) {
+  return reinterpret_cast<Vector<float, 16>>(vcvt_f32_f16(load<float16x4_t>(from)));
+}
+#endif
 
 // The first `count` of `lanes` inputs, `step` apart; the lanes beyond are zero and their memory is not read.
 template <class Word, class Input, int bytes>

@@ -19,7 +19,7 @@ struct VectorProduct {
   using Word = typename Tile::Word;
   using V = typename Tile::V;
   static constexpr int64_t lanes = Tile::lanes, group = Format::group, most_rows = 4;
-  static constexpr bool shifted = Arithmetic::header;
+  static constexpr bool shifted = Arithmetic::header, paired = Format::paired;
 
   static bool takes(const Product<Tile>& product) {
     return product.m <= most_rows && product.k > 0 && (product.b.lane_step == 1 || product.b.k_step == 1);
@@ -27,13 +27,18 @@ struct VectorProduct {
 
   static int64_t a_words(int64_t m, int64_t k) { return round_up(m * row_words(k), 1024); }
 
-  // a as words along k; beyond k they are zero, like those of b.
+  // a as words along k, in the order in which those of b come; beyond k they are zero, like those of b.
   static void pack_a(const Product<Tile>& product, Word* words) {
-    for (int64_t r = 0; r < product.m; ++r)
-      for (int64_t p = 0; p < product.k; p += lanes * group) {
+    const int64_t row = row_words(product.k);
+    for (int64_t r = 0; r < product.m; ++r, words += row) {
+      for (int64_t u = 0; u < row; u += lanes) {
+        const int64_t p = u * group;
         const V value = Format::template along<Side::a>(product.a.at(r, p).data, product.a.k_step, product.k - p);
-        memcpy(words + r * row_words(product.k) + p / group, &value, sizeof value);
+        memcpy(words + u, &value, sizeof value);
       }
+      if (paired && product.b.lane_step != 1)
+        for (int64_t u = 0; u < row; u += 2 * lanes) split_pairs(words + u);
+    }
   }
 
   static void run(const Product<Tile>& product, Team team, const Word* a) {
@@ -51,7 +56,13 @@ struct VectorProduct {
   }
 
  private:
-  static int64_t row_words(int64_t k) { return round_up(ceil_div(k, group), lanes); }
+  static int64_t row_words(int64_t k) { return round_up(ceil_div(k, group), 2 * lanes); }
+
+  static void split_pairs(Word* words) {
+    Word split[2 * lanes];
+    for (int64_t i = 0; i < 2 * lanes; ++i) split[i % 2 * lanes + i / 2] = words[i];
+    memcpy(words, split, sizeof split);
+  }
 
   template <int m>
   static void rows(const Product<Tile>& product, Range mine, const Word* a) {
@@ -61,11 +72,7 @@ struct VectorProduct {
       for (int64_t j = mine.begin; j < mine.end; j += chunk)
         columns_near<m, chunk>(product, j, smaller(chunk, mine.end - j), a);
     else
-      for (int64_t j = mine.begin; j < mine.end; j += 4)
-        if (mine.end - j >= 4)
-          dot<m, 4>(product, j, a);
-        else
-          for (; j < mine.end; ++j) dot<m, 1>(product, j, a);
+      dots<m>(product, mine, a);
   }
 
   static void store(const Product<Tile>& product, int64_t r, int64_t j, Word sum) {
@@ -83,7 +90,15 @@ struct VectorProduct {
     for (; (u + depth) * group <= product.k; u += depth) add_units<m, depth, chunk>(product, j0, count, u, a, sums);
     for (; u < units; ++u) add_units<m, 1, chunk>(product, j0, count, u, a, sums);
     for (int r = 0; r < m; ++r)
-      for (int64_t j = 0; j < count; ++j) store(product, r, j0 + j, shifted ? sums[r][j] - sums[m][j] : sums[r][j]);
+      for (int64_t j = 0; j < count; ++j)
+        store(product, r, j0 + j, shifted ? sums[r][j] - sums[m][j] : sums[r][place(j, count)]);
+  }
+
+  // Where add_units keeps the sum of a column: pairs are split in every whole block of 2 * lanes columns.
+  static int64_t place(int64_t j, int64_t count) {
+    constexpr int64_t both = 2 * lanes;
+    if (!paired || j >= count / both * both) return j;
+    return j / both * both + j % 2 * lanes + j % both / 2;
   }
 
   // sums[r, j] += the products of `depth` words of each row and column, from word `u` on.
@@ -108,6 +123,14 @@ struct VectorProduct {
           for (int d = 0; d < depth; ++d) b[d] = load<V>(words[d] + v);
           add_vector<m, depth, chunk>(sums, j + v, factors, b);
         }
+      }
+    if constexpr (paired)
+      for (; j + 2 * lanes <= count; j += 2 * lanes) {
+        V even[depth], odd[depth];
+#pragma GCC unroll 8
+        for (int d = 0; d < depth; ++d) Format::pair(from + d * unit_step + j, 2 * lanes, even[d], odd[d]);
+        add_vector<m, depth, chunk>(sums, j, factors, even);
+        add_vector<m, depth, chunk>(sums, j + lanes, factors, odd);
       }
     for (; j < count; j += lanes) {
       V b[depth];
@@ -138,43 +161,63 @@ struct VectorProduct {
     }
   }
 
-  // `width` columns from j on, in `along` vectors of sums each, so that enough sums are under way.
-  template <int m, int width>
-  static void dot(const Product<Tile>& product, int64_t j, const Word* a) {
-    constexpr int along = m == 1 ? 2 : 1;
-    constexpr int64_t step = lanes * group;
-    V sums[m + shifted][width][along] = {};
-    const Source<Input> b = product.b.at(j, 0);
-    int64_t p = 0;
-    for (; p + along * step <= product.k; p += along * step)
-#pragma GCC unroll 2
-      for (int s = 0; s < along; ++s) add_words<m, width, along>(product, b, p + s * step, step, a, s, sums);
-    for (; p < product.k; p += step) add_words<m, width, along>(product, b, p, product.k - p, a, 0, sums);
-    Word shift_sums[width] = {};
-    for (int c = 0; shifted && c < width; ++c) shift_sums[c] = total<along>(sums[m + shifted - 1][c]);
-    for (int r = 0; r < m; ++r)
-      for (int c = 0; c < width; ++c) store(product, r, j + c, total<along>(sums[r][c]) - shift_sums[c]);
+  // A few columns at a time, each in `vectors` vectors of sums, so that enough sums are under way.
+  template <int m>
+  static void dots(const Product<Tile>& product, Range mine, const Word* a) {
+    constexpr int vectors = m == 1 || paired ? 2 : 1, width = m * vectors > 4 ? 2 : 4;
+    int64_t j = mine.begin;
+    for (; j + width <= mine.end; j += width) dot<m, width, vectors>(product, j, a);
+    for (; j < mine.end; ++j) dot<m, 1, vectors>(product, j, a);
   }
 
-  template <int m, int width, int along>
-  static void add_words(const Product<Tile>& product, const Source<Input>& b, int64_t p, int64_t k_left, const Word* a,
-                        int s, V (&sums)[m + shifted][width][along]) {
-    V rows[m + shifted];
+  template <int m, int width, int vectors>
+  static void dot(const Product<Tile>& product, int64_t j, const Word* a) {
+    constexpr int64_t step = vectors * lanes * group;
+    V sums[m + shifted][width][vectors] = {};
+    const Source<Input> b = product.b.at(j, 0);
+    const int64_t whole = product.k / step * step;
+    for (int64_t p = 0; p < whole; p += step) add_words(product, b, p, step, a, sums);
+    if (whole < product.k) add_words(product, b, whole, product.k - whole, a, sums);
+    for (int r = 0; r < m; ++r)
+      for (int c = 0; c < width; ++c)
+        store(product, r, j + c, total(sums[r][c]) - (shifted ? total(sums[m + shifted - 1][c]) : 0));
+  }
+
+  template <int m, int width, int vectors>
+  __attribute__((always_inline)) static inline void add_words(const Product<Tile>& product, const Source<Input>& b,
+                                                              int64_t p, int64_t k_left, const Word* a,
+                                                              V (&sums)[m][width][vectors]) {
+    V rows[m][vectors];
 #pragma GCC unroll 5
-    for (int r = 0; r < m; ++r) rows[r] = load<V>(a + r * row_words(product.k) + p / group);
-    if constexpr (shifted) rows[m] = broadcast<V>(Format::shift);
+    for (int r = 0; r < m; ++r)
+#pragma GCC unroll 2
+      for (int s = 0; s < vectors; ++s)
+        rows[r][s] = shifted && r == m - 1 ? factor<m - 1>(a, m - 1)
+                                           : load<V>(a + r * row_words(product.k) + p / group + s * lanes);
 #pragma GCC unroll 4
     for (int c = 0; c < width; ++c) {
-      const V column = Format::template along<Side::b>(b.at(c, p).data, 1, k_left);
+      V column[vectors];
+      const Input* from = b.at(c, p).data;
+      if constexpr (paired)
+        Format::pair(from, k_left, column[0], column[1]);
+      else
+#pragma GCC unroll 2
+        for (int s = 0; s < vectors; ++s) {
+          const int64_t skipped = s * lanes * group;
+          column[s] = Format::template along<Side::b>(from + skipped, 1, k_left - skipped);
+        }
 #pragma GCC unroll 5
-      for (int r = 0; r < m + shifted; ++r) sums[r][c][s] = Arithmetic::multiply_add(sums[r][c][s], rows[r], column);
+      for (int r = 0; r < m; ++r)
+#pragma GCC unroll 2
+        for (int s = 0; s < vectors; ++s)
+          sums[r][c][s] = Arithmetic::multiply_add(sums[r][c][s], rows[r][s], column[s]);
     }
   }
 
-  template <int along>
-  static Word total(const V (&sums)[along]) {
+  template <int vectors>
+  static Word total(const V (&sums)[vectors]) {
     V all = sums[0];
-    for (int s = 1; s < along; ++s) all += sums[s];
+    for (int s = 1; s < vectors; ++s) all += sums[s];
     Word sum = all[0];
     for (int lane = 1; lane < lanes; ++lane) sum += all[lane];
     return sum;
