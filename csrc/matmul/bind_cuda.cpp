@@ -24,6 +24,7 @@ void run(py::object a_object, py::object b_object, py::object out_object, bool a
   borrow(b_object, "b", b);
   borrow(out_object, "out", out);
   const Problem problem = problem_of(a, b, out, accumulate);
+  require(!problem.narrow, "out is of 16 bits; on a GPU the product of 16-bit arrays is float32");
   const int device = cuda::common_device({{"a", &a}, {"b", &b}, {"out", &out}});
   if (device < 0) return;
   const cuda::DeviceGuard guard(device);

@@ -96,8 +96,12 @@ inline int output_shape(const Problem& problem, int64_t* shape) {
   return problem.batch_ndim + 2;
 }
 
+// Whether out is of a's own 16-bit type.
+inline bool is_narrow(const Array& a, const Array& out) { return out.dtype == a.dtype && itemsize(a.dtype) == 2; }
+
 // Checks nothing: for an array that was made for this product.
 inline void set_output(const Array& out, bool accumulate, Problem& problem) {
+  problem.narrow = itemsize(out.dtype) == 2;
   problem.out = out.data, problem.accumulate = accumulate;
   std::copy(out.strides, out.strides + problem.batch_ndim, problem.out_batch);
   problem.out_row = stride_of(out, out.ndim - 2), problem.out_column = stride_of(out, out.ndim - 1);
@@ -112,9 +116,9 @@ inline void check_output(const Array& a, const Array& b, const Array& out, const
            shape_of(ndim, shape);
   });
   const DType wanted = output_dtype(a.dtype);
-  require(out.dtype == wanted, [&] {
+  require(out.dtype == wanted || is_narrow(a, out), [&] {
     return std::string("out is ") + name(out.dtype) + "; the product of " + name(a.dtype) + " arrays is " +
-           name(wanted);
+           name(wanted) + (itemsize(a.dtype) == 2 ? std::string(" or ") + name(a.dtype) : "");
   });
   require(out.writable, "out is read-only; give an array that can be written");
   require(!overlaps_itself(out),

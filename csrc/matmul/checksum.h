@@ -171,8 +171,10 @@ bool checksums(const Problem& problem, bool of_output, double* sums, int threads
     case DType::float32:
       return Checksums<float, float, bytes>::run(problem, of_output, sums, threads);
     case DType::bfloat16:
+      if (problem.narrow) return Checksums<BFloat16, BFloat16, bytes>::run(problem, of_output, sums, threads);
       return Checksums<BFloat16, float, bytes>::run(problem, of_output, sums, threads);
     case DType::float16:
+      if (problem.narrow) return Checksums<Float16, Float16, bytes>::run(problem, of_output, sums, threads);
       return Checksums<Float16, float, bytes>::run(problem, of_output, sums, threads);
     default:
       return Checksums<int8_t, uint32_t, bytes>::run(problem, of_output, sums, threads);

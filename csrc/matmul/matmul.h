@@ -1,6 +1,6 @@
 // The contract of the CPU matmul: out = a b, or out += a b, for every matrix of a batch.
 //   out[i, j] (+)= sum over p of a[i, p] b[p, j],   i < m, j < n, p < k
-// float64 -> float64, float32 -> float32, bfloat16 -> float32, float16 -> float32, int8 -> int32 (modulo 2^32).
+// float64 -> float64, float32 -> float32, bfloat16 and float16 -> float32 or the same, int8 -> int32 (modulo 2^32).
 // The order of summation depends on the shape, the strides and the processor's caches alone: the same call gives the
 // same bits whatever the number of threads. Products with Inf and NaN reach exactly the elements IEEE 754 says.
 #pragma once
@@ -18,6 +18,7 @@ struct Problem {
   void* out;
   int64_t a_row, a_column, b_row, b_column, out_row, out_column;
   bool accumulate;
+  bool narrow;  // out is of a's 16-bit type: sums are float32 all the same, and rounded once, to nearest even
   int batch_ndim;
   int64_t batch_shape[Array::max_ndim], a_batch[Array::max_ndim], b_batch[Array::max_ndim], out_batch[Array::max_ndim];
 };

@@ -6,9 +6,10 @@
 // where products underflow; the sum over out errs by at most g(n, v) times its absolute values, the sum over a (b e) by
 // g(n + k, v) M, and M itself by as much:
 //   |sum out - a (b e)| <= (g(k, u) + 2 g(n + k, v)) M / (1 - g(n + k, v)) + g(n, v) sum |out| + n k eta
-// Accumulating counts what out held as one more term. A row whose sum is not finite, or whose M is not below the
-// largest number of out's type, so that an element may rightly have overflowed, cannot be judged. Integers must agree
-// exactly modulo 2^32.
+// A result of 16 bits is rounded once more, by its own unit roundoff of M and by half of its smallest number.
+// Accumulating counts what out held as one more term. A row whose sum is not finite cannot be judged, nor an infinite
+// sum of out where M is not below the largest number of its type, so that an element may rightly have overflowed.
+// Integers must agree exactly modulo 2^32.
 #pragma once
 #include <cfloat>
 #include <cmath>
@@ -21,11 +22,14 @@ namespace pyhpc::matmul {
 struct Judge {
   const Problem& problem;
   bool exact;
-  double u, eta, largest;
+  double u, eta, largest, last_rounding = 0;
 
   explicit Judge(const Problem& problem)
       : problem(problem), exact(problem.dtype == DType::int8), u(0x1p-24), eta(FLT_MIN), largest(FLT_MAX) {
     if (problem.dtype == DType::float64) u = 0x1p-53, eta = DBL_MIN, largest = DBL_MAX;
+    if (!problem.narrow) return;
+    last_rounding = problem.dtype == DType::bfloat16 ? 0x1p-8 : 0x1p-11;
+    if (problem.dtype == DType::float16) largest = 65504;
   }
 
   // expected, found, before: (sum, sum of absolute values) of the product, of out, of out before it was added to.
@@ -37,8 +41,11 @@ struct Judge {
     const double n = static_cast<double>(problem.n), k = static_cast<double>(problem.k) + problem.accumulate;
     const double own = gamma(n + k, 0x1p-53), magnitude = (expected[1] + before[1]) / (1 - own);
     const double sum = expected[0] + before[0];
-    if (!std::isfinite(sum) || !(magnitude < largest)) return true;
-    const double tolerance = (gamma(k, u) + 2 * own + 2 * gamma(n, 0x1p-53)) * magnitude + n * k * eta;
+    if (!std::isfinite(sum)) return true;
+    if (!std::isfinite(found[0])) return !(magnitude < largest);
+    const double sums = gamma(k, u), after = last_rounding * (1 + sums);
+    const double smallest = last_rounding > 0 ? 0x1p-25 : 0;  // half of float16's; bfloat16's is smaller
+    const double tolerance = (sums + after + 2 * own + 2 * gamma(n, 0x1p-53)) * magnitude + n * (k * eta + smallest);
     return std::fabs(found[0] - sum) <= tolerance || tolerance == INFINITY;
   }
 

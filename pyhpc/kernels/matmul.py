@@ -25,6 +25,7 @@ def matmul(
     *,
     out: Any = None,
     accumulate: bool = False,
+    dtype: Any = None,
     check: bool = False,
     threads: int | None = None,
     variant: str | None = None,
@@ -45,6 +46,7 @@ def matmul(
         out: (..., m, n), where the product is written, of a's library and the result type. It must share no memory
             with a or b. The axis of a vector operand is absent, as in `numpy.matmul`.
         accumulate: add the product to what `out` holds.
+        dtype: of a result that is not given: the type below, or the operands' own type where that is of 16 bits.
         check: compare the sum of every row of the result with a · (b · 1), as Huang and Abraham do ("Algorithm-based
             fault tolerance for matrix operations", 1984), within the proven rounding bound: an element that is wrong by
             more than the bound of its row's sum, γ_k Σ_j (|a| |b|)_ij, is found (int8: by anything), named and
@@ -55,6 +57,7 @@ def matmul(
 
     Returns:
         `out`, or a new array of a's library: float64 → float64, float32, bfloat16 and float16 → float32, int8 → int32.
+        A bfloat16 or float16 `out` of such operands (on the CPU) gets the float32 sum, rounded once to nearest even.
         Elementwise |error| ≤ k u / (1 - k u) · (|a| |b|), u the unit roundoff of the result type (Higham 2002,
         §3.5); int8 exact modulo 2^32. The same call gives the same bits, whatever the number of threads.
 
@@ -65,7 +68,7 @@ def matmul(
         WrongResult: with `check`, an element that rounding cannot explain; out holds it.
     """
     name = variant or ""  # C++ reads PYHPC_VARIANT
-    if name != "numba" and not check:
+    if name != "numba" and not check and dtype is None:
         result = _multiply()(a, b, out, accumulate, threads or 0, name)
         if result is not None:  # the common case: matrices of NumPy
             return result
@@ -74,7 +77,7 @@ def matmul(
     if packed is not None and (check or name == "numba"):
         raise InvalidArgument("b is packed, which check and numba cannot read; give the array itself")
     right = packed or describe(b, "b")
-    return _matmul(left, right, out, _Call(accumulate, threads, name, check))
+    return _matmul(left, right, out, _Call(accumulate, threads, name, check, dtype))
 
 
 class _Call(NamedTuple):
@@ -84,6 +87,7 @@ class _Call(NamedTuple):
     threads: int | None
     name: str
     check: bool
+    dtype: Any
 
 
 @functools.cache
@@ -94,6 +98,8 @@ def _multiply() -> Callable[..., Any]:
 
 def _matmul(a: Operand, b: Operand, out: Any, call: _Call) -> Any:
     """Operands of any library: a vector becomes a matrix, the result one of the same library."""
+    if out is not None and call.dtype is not None:
+        raise InvalidArgument("dtype is of a result that is made; out has its own, leave dtype out")
     operands = {"a": a, "b": b} if out is None else {"a": a, "b": b, "out": describe(out, "out")}
     same_home(operands)
     absent = [axis for axis, operand in ((-2, a), (-1, b)) if len(operand.shape) == 1]  # of the result
@@ -105,7 +111,7 @@ def _matmul(a: Operand, b: Operand, out: Any, call: _Call) -> Any:
         shape = list(_result_shape(a.shape, b.shape))
         for axis in absent:
             del shape[axis]
-        kind = _result_dtype(DTYPES.get(a.dtype, a.dtype), call.accumulate)
+        kind = _result_dtype(DTYPES.get(a.dtype, a.dtype), call.accumulate, call.dtype)
         out = a.library.empty(a, tuple(shape), NAMES[kind])
         operands["out"] = describe(out, "out")
     result = operands["out"]
@@ -142,6 +148,8 @@ def _numba(a: np.ndarray, b: np.ndarray, out: np.ndarray, accumulate: bool, thre
     from pyhpc.kernels.numba_matmul import multiply_cpu
 
     shape, dtype = _result_shape(a.shape, b.shape), _result_dtype(a.dtype, False)
+    if a.dtype.itemsize == 2 and out.dtype == a.dtype:
+        dtype = out.dtype
     if a.dtype != b.dtype or out.dtype != dtype or out.shape != shape:
         raise InvalidArgument(
             f"a is {a.dtype}, b {b.dtype}, out {out.dtype} {out.shape}; a and b must be alike, out {dtype} {shape}"
@@ -175,14 +183,22 @@ def _result_shape(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
 _RESULTS = {DTYPES[operand]: DTYPES[result] for operand, result in RESULT_DTYPE.items()}
 
 
-def _result_dtype(dtype: np.dtype | str, accumulate: bool) -> np.dtype:
+def _result_dtype(dtype: np.dtype | str, accumulate: bool, wanted: Any = None) -> np.dtype:
     """Type of a result that is not given, for operands of `dtype` (its name where NumPy has no such type)."""
     result = None if isinstance(dtype, str) else _RESULTS.get(dtype)
     if result is None:
         raise InvalidArgument(f"a and b are {dtype}; matmul takes {', '.join(RESULT_DTYPE)}")
     if accumulate:
         raise InvalidArgument("accumulate=True adds to out; give out")
-    return result
+    if wanted is None:
+        return result
+    possible = [result, np.dtype(dtype)] if np.dtype(dtype).itemsize == 2 else [result]
+    name = str(wanted).removeprefix("torch.") if not isinstance(wanted, type) else np.dtype(wanted).name
+    chosen = next((kind for kind in possible if name == NAMES[kind]), None)
+    if chosen is None:
+        names = " or ".join(NAMES[kind] for kind in possible)
+        raise InvalidArgument(f"dtype is {name}; the product of {NAMES[np.dtype(dtype)]} arrays is {names}")
+    return chosen
 
 
 KERNEL = Kernel(

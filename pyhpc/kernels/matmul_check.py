@@ -26,6 +26,8 @@ def wrong_result(arrays: tuple[np.ndarray, np.ndarray, np.ndarray], start: np.nd
     right = np.broadcast_to(b, (*out.shape[:-2], *b.shape[-2:]))[at]
     found, before = out[at][i], np.zeros(1) if start is None else start[at][i]
     expected, tolerance = _expected(left, right, np.broadcast_to(before, found.shape), start is not None)
+    if out.dtype.itemsize == 2:
+        tolerance = tolerance + UNIT_ROUNDOFF[out.dtype.name] * (np.abs(expected) + tolerance) + 2.0**-25
     if out.dtype.kind == "i":  # sums wrap around
         error = np.abs((found.astype(np.int64) - expected.astype(np.int64)).astype(np.int32).astype(np.float64))
         expected = expected.astype(np.int64).astype(np.int32)
@@ -47,7 +49,8 @@ def _expected(left: np.ndarray, right: np.ndarray, before: np.ndarray, added: bo
         panel = right[:, first : first + step].astype(np.float64)
         value[first : first + step] = row @ panel
         size[first : first + step] = np.abs(row) @ np.abs(panel)
-    value, size = value + before, size + np.abs(before)
+    held = before.astype(np.float64)
+    value, size = value + held, size + np.abs(held)
     if left.dtype.kind == "i":
         return value, np.zeros(n)
     working = "float64" if left.dtype == np.float64 else "float32"
