@@ -89,7 +89,7 @@ PATTERNS: dict[str, Callable[[tuple[int, ...], str, np.random.Generator], np.nda
     "normal": _normal,  # mean 0, deviation 1 (int8: 32)
     "uniform": _uniform,  # in [-1, 1) (int8: all but -128)
     "zeros": _zeros,  # no bit ever flips: the least power
-    "integers": _integers,  # -4 … 4: floating-point sums are exact, so the tolerance is 0
+    "integers": _integers,  # -4 … 4 (matmul: as large as stays exact): sums are exact, so the tolerance is 0
     "ill-scaled": _ill_scaled,  # normal times 2^e, e uniform over a wide range
 }
 
@@ -97,6 +97,12 @@ PATTERNS: dict[str, Callable[[tuple[int, ...], str, np.random.Generator], np.nda
 def operand(shape: tuple[int, ...], dtype: str, pattern: str, seed: int, name: str) -> np.ndarray:
     """A C-contiguous operand called `name` with the data of `pattern`."""
     return PATTERNS[pattern](shape, dtype, generator(seed, name)).astype(DTYPES[dtype], copy=False)
+
+
+def integers(shape: tuple[int, ...], dtype: str, largest: int, seed: int, name: str) -> np.ndarray:
+    """As `operand`, of whole numbers from -largest to largest, which the dtype must hold."""
+    values = generator(seed, name).integers(-largest, largest, shape, np.int32, endpoint=True)
+    return values.astype(DTYPES[dtype])
 
 
 def poisoned(shape: tuple[int, ...], dtype: str) -> np.ndarray:

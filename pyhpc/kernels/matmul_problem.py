@@ -11,8 +11,9 @@ multiply-add, every term passes at most k roundings, so
 plus k η for products that underflow (η: the smallest normal number, so that hardware which flushes to zero is covered).
 The float64 reference lies within γ_k(2^-53) |A| |B| of C by the same theorem, and so does the computed |A| |B| of
 the exact one; both are added. A result in a narrower type has one more rounding, u_out |C|. Integers are exact: int8
-always, and floating point wherever |A| |B| ≤ 1/u and the operands are integers, because every partial sum is then
-representable.
+always, and floating point in exact-integer mode, the pattern "integers": operands are whole numbers of at most L with
+k L² < 1/u, so that every product and every partial sum, in whatever order, is a whole number that the type holds, and a
+result that differs from the integer product in one bit is wrong.
 
 Work: 2 m n k operations (a multiplication and an addition each), and each operand moved once.
 """
@@ -20,6 +21,7 @@ Work: 2 m n k operations (a multiplication and an addition each), and each opera
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -32,6 +34,7 @@ from pyhpc.kernels.data import (
     UNIT_ROUNDOFF,
     gamma,
     generator,
+    integers,
     operand,
     poisoned,
     require_choice,
@@ -51,6 +54,10 @@ RESULT_DTYPE = {
 _AFFORDABLE_FLOPS = 2**34  # of the reference: under a second of float64 matmul on a few cores
 _SAMPLE_FLOPS = 2**31  # of the row sample where the whole is not affordable
 _PANEL_ELEMENTS = 2**24  # of one float64 panel: 128 MiB
+# Of sums in exact-integer mode: below 1/u, and for float64 far below it, so that the signed sums of columns by which
+# `verify` checks large products are exact in float64 too.
+_LARGEST_EXACT = {"float64": 2**40, "float32": 2**24, "bfloat16": 2**24, "float16": 2**24, "int8": 2**31 - 1}
+_LARGEST_OPERAND = {"float64": 2**20, "float32": 2**12, "bfloat16": 2**8, "float16": 2**11, "int8": 127}
 _LARGEST_INT8_DEPTH = (2**31 - 1) // 127**2  # beyond it an int32 sum could overflow
 
 
@@ -82,6 +89,10 @@ class MatmulProblem(Problem):
         require_choice("pattern", self.pattern, tuple(PATTERNS))
         if self.dtype == "int8" and self.k > _LARGEST_INT8_DEPTH:
             raise ValueError(f"k is {self.k}; int8 products sum without int32 overflow up to k = {_LARGEST_INT8_DEPTH}")
+        if self.pattern == "integers" and self.k > _LARGEST_EXACT[self.dtype]:
+            raise ValueError(
+                f"k is {self.k}; {self.dtype} sums of whole numbers are exact up to {_LARGEST_EXACT[self.dtype]}"
+            )
 
     @property
     def label(self) -> str:
@@ -113,6 +124,11 @@ class MatmulProblem(Problem):
         """The peak of the operand type."""
         return self.dtype
 
+    @property
+    def largest_integer(self) -> int:
+        """L of exact-integer mode: the largest whole number whose products sum exactly k times."""
+        return min(_LARGEST_OPERAND[self.dtype], math.isqrt(_LARGEST_EXACT[self.dtype] // self.k))
+
     def _shape(self, rows: int, columns: int) -> tuple[int, ...]:
         return (rows, columns) if self.batch == 1 else (self.batch, rows, columns)
 
@@ -121,7 +137,10 @@ class MatmulProblem(Problem):
 
         def draw(name: str, rows: int, columns: int, transposed: bool) -> np.ndarray:
             stored = self._shape(columns, rows) if transposed else self._shape(rows, columns)
-            array = operand(stored, self.dtype, self.pattern, self.seed, name)
+            if self.pattern == "integers":
+                array = integers(stored, self.dtype, self.largest_integer, self.seed, name)
+            else:
+                array = operand(stored, self.dtype, self.pattern, self.seed, name)
             return array.swapaxes(-1, -2) if transposed else array
 
         return {"a": draw("a", self.m, self.k, self.transpose_a), "b": draw("b", self.k, self.n, self.transpose_b)}
@@ -191,7 +210,7 @@ class MatmulProblem(Problem):
         relative = (gamma(self.k, u) + reference_error) / (1.0 - reference_error)
         tolerance = relative * magnitude + group * self.k * float(np.finfo(working).tiny)
         if self.pattern in ("integers", "zeros"):
-            tolerance = np.where(magnitude <= 1.0 / u, 0.0, tolerance)
+            tolerance = np.zeros_like(magnitude)
         if result_dtype != working:
             tolerance = tolerance + UNIT_ROUNDOFF[result_dtype] * (magnitude + tolerance)
         return tolerance
