@@ -19,11 +19,14 @@ else()
 endif()
 
 set(PYHPC_OPTIMIZE -O3)
+# Its loops are unrolled where they are written; -O3 would compile its many instances seven times as long for no speed.
+set(PYHPC_OPTIMIZE_matmul -O2 -fpeel-loops)
 if(PYHPC_SANITIZE)
   # The loops are written once and shared by all targets: one of them shows their errors, and an instrumented build of the
   # wide ones takes a quarter of an hour.
   set(PYHPC_TARGETS generic)
   set(PYHPC_OPTIMIZE -O1)
+  unset(PYHPC_OPTIMIZE_matmul)
 endif()
 
 set(listing "")
@@ -50,7 +53,11 @@ function(pyhpc_add_cpu_targets module)
         add_library(${object} OBJECT ${found})
         target_include_directories(${object} PRIVATE ${PROJECT_SOURCE_DIR}/csrc)
         target_compile_definitions(${object} PRIVATE PYHPC_TARGET=${target})
-        target_compile_options(${object} PRIVATE ${PYHPC_OPTIMIZE} -Wall -Wextra -Wno-unknown-pragmas -fno-exceptions -fno-rtti
+        set(optimize ${PYHPC_OPTIMIZE})
+        if(DEFINED PYHPC_OPTIMIZE_${kernel})
+          set(optimize ${PYHPC_OPTIMIZE_${kernel}})
+        endif()
+        target_compile_options(${object} PRIVATE ${optimize} -Wall -Wextra -Wno-unknown-pragmas -fno-exceptions -fno-rtti
                                                  -fno-math-errno -ffp-contract=fast ${PYHPC_FLAGS_${target}})
         target_link_libraries(${object} PRIVATE OpenMP::OpenMP_CXX)
         if(PYHPC_SANITIZE)
