@@ -79,7 +79,12 @@ def test_every_small_shape_is_the_product(variant, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(
-    "shape", [(97, 131, 700), (1, 301, 530), (301, 1, 530), (3, 5, 20011), (259, 33, 5), (8, 48, 64), (2, 20101, 300)]
+    "shape",
+    [
+        *((97, 131, 700), (1, 301, 530), (301, 1, 530), (3, 5, 20011), (259, 33, 5), (8, 48, 64), (2, 20101, 300)),
+        # Few rows beside a wide b, and few columns: whole and broken chunks of what is kept in cache; small, in place.
+        *((41, 3001, 301), (4, 2117, 67), (2117, 3, 67), (3, 1024, 65), (61, 77, 50)),
+    ],
 )
 def test_shapes_beyond_one_tile_and_one_block_are_the_product(variant, dtype, shape):
     m, n, k = shape
@@ -96,7 +101,7 @@ def test_operands_and_output_may_have_any_strides(variant, dtype):
         "every third": lambda x: np.repeat(np.repeat(x, 2, axis=0), 3, axis=1)[::2, ::3],
         "negative columns": lambda x: np.asfortranarray(x[:, ::-1])[:, ::-1],
     }
-    for m, n, k in ((19, 37, 41), (1, 70, 35), (70, 1, 35)):
+    for m, n, k in ((19, 37, 41), (1, 70, 35), (70, 1, 35), (3, 70, 35), (70, 4, 66)):
         a, b = random((m, k), dtype), random((k, n), dtype)
         for left, right, result in itertools.product(layouts.values(), repeat=3):
             out = result(poisoned((m, n), dtype))
@@ -114,7 +119,9 @@ def test_zero_strides_repeat_a_row_or_column(variant, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("shape", [(20, 35, 900), (1, 50, 90), (50, 1, 90), (5, 6, 0)])
+@pytest.mark.parametrize(
+    "shape", [(20, 35, 900), (1, 50, 90), (50, 1, 90), (3, 50, 90), (50, 70, 90), (17, 4001, 200), (5, 6, 0)]
+)
 def test_accumulate_adds_to_what_out_holds(variant, dtype, shape):
     m, n, k = shape
     a, b = random((m, k), dtype), random((k, n), dtype)
@@ -150,6 +157,10 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(variant, dtype):
         ((1, 4096), (4096, 513)),
         ((3, 90, 200), (3, 200, 100)),
         ((40, 2000), (2000, 40)),
+        ((40, 300), (300, 5000)),
+        ((4, 300), (300, 3000)),
+        ((3000, 300), (300, 3)),
+        ((9, 60, 70), (9, 70, 80)),
     ):
         a, b = random(shape_a, dtype), random(shape_b, dtype)
         results = [product(a, b, dtype, variant=variant, threads=threads) for threads in (1, 2, 3, 4, 7, 1)]
