@@ -105,6 +105,8 @@ def test_a_run_ended_by_a_signal_is_resumed_with_nothing_lost_and_nothing_measur
     slow = "min_samples = 8, budget_seconds = 1.0, relative_width = 1e-9, max_samples = 10000000"
     suite = SUITE.replace("min_samples = 8, max_samples = 8, budget_seconds = 0.3", slow)
     (tmp_path / "tiny.toml").write_text(suite)
+    # A shell that started these tests in the background had them ignore SIGINT, which a child would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [sys.executable, "-m", "pyhpc", "accept", "tiny.toml", "--out", "run"]
     with subprocess.Popen(
         command, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
