@@ -4,8 +4,9 @@
 //       for my panels of b: for panels of a: tile
 // Block sizes follow from the cache sizes (Low et al., "Analytical modeling is enough for high-performance BLIS", ACM
 // TOMS 43(2), 2016): a panel of a stays in half of the first level, the block of a in half of the second, the block of
-// b in a share of the third. A team splits each block of columns as a grid, so an element of out has one owner, and its
-// sum has one order: k block after k block, each in ascending k, whatever the team.
+// b in a share of the third; for few rows of a, b's block is smaller and stays in the second, and each thread of a team
+// packs and multiplies columns of its own. Else a team splits each block of columns as a grid, so an element of out has
+// one owner, and its sum has one order: k block after k block, each in ascending k, whatever the team.
 #pragma once
 #include "core/machine.h"
 #include "core/team.h"

@@ -5,7 +5,7 @@
 #pragma once
 #include "core/workspace.h"
 #include "matmul/direct.h"
-#include "matmul/vector_product.h"
+#include "matmul/few_rows.h"
 
 namespace pyhpc::matmul {
 namespace {
@@ -19,7 +19,7 @@ struct Runner {
   using ThisTile = Tile<Format, Target::rows, Target::vectors>;
   using Word = typename Format::Arithmetic::Word;
   using Input = typename Format::Input;
-  using FewRows = VectorProduct<ThisTile>;
+  using Streamed = FewRows<ThisTile>;
   using Small = Direct<ThisTile>;
 
   static bool run(const Problem& problem, int threads) {
@@ -28,7 +28,7 @@ struct Runner {
     if (items == 0 || problem.m == 0 || problem.n == 0) return true;
     const Product<ThisTile> first = product(problem, 0);
     if (first.k == 0) return empty_sum(problem, items);
-    const bool streamed = FewRows::takes(first);
+    const bool streamed = Streamed::takes(first);
     const double work = static_cast<double>(first.m) * first.n * first.k;
     const int useful = at_most(threads, work * items / (streamed ? streamed_work_per_thread : packed_work_per_thread));
     // Whole products per thread where there are enough of them, else every product by the whole team.
@@ -37,7 +37,7 @@ struct Runner {
     const bool small = !streamed && by_item && Small::takes(first, blocks.k_block);
     // Each thread packs all that it needs, into memory of its own.
     const bool alone = by_item || (blocks.few_rows && ceil_div(first.n, ThisTile::columns) >= 4 * useful);
-    const int64_t a_words = streamed ? FewRows::a_words(first.m, first.k)
+    const int64_t a_words = streamed ? Streamed::a_words(first.m, first.k)
                             : small  ? Small::space_words(first.k)
                                      : blocks.a_words();
     const int64_t b_words = streamed || small ? 0 : (alone ? 1 : 2) * blocks.b_words();
@@ -51,8 +51,8 @@ struct Runner {
       for (int64_t item = mine.begin; item < mine.end; ++item) {
         const Product<ThisTile> one = product(problem, item);
         if (streamed) {
-          FewRows::pack_a(one, a_space);
-          FewRows::run(one, team, a_space);
+          Streamed::pack_a(one, a_space);
+          Streamed::run(one, team, a_space);
         } else if (small) {
           Small::run(one, a_space);
         } else if (alone) {
@@ -74,8 +74,8 @@ struct Runner {
   // the transposed product is computed, and where out has few columns, since few rows cost less.
   static Product<ThisTile> product(const Problem& problem, int64_t item) {
     const Product<ThisTile> given = as_given(problem, item);
-    const bool narrow = problem.n <= FewRows::most_rows && problem.m > problem.n;
-    const bool scattered = problem.m > FewRows::most_rows && problem.out_row == 1 && problem.out_column != 1;
+    const bool narrow = problem.n <= Streamed::most_rows && problem.m > problem.n;
+    const bool scattered = problem.m > Streamed::most_rows && problem.out_row == 1 && problem.out_column != 1;
     if (!narrow && !scattered) return given;
     return {given.n, given.m, given.k, given.b, given.a, given.out, given.out_column, given.out_row, given.accumulate};
   }

@@ -12,7 +12,7 @@ namespace pyhpc::matmul {
 namespace {
 
 template <class Tile>
-struct VectorProduct {
+struct FewRows {
   using Format = typename Tile::Format;
   using Arithmetic = typename Format::Arithmetic;
   using Input = typename Format::Input;
