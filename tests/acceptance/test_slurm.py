@@ -17,6 +17,7 @@ from pyhpc.acceptance.launchers.launcher import _blamed
 from pyhpc.acceptance.plan import Case, Step, read_plan
 from pyhpc.errors import RunError
 from pyhpc.measure.measurement import Sampling
+from pyhpc.native import child_command
 
 # Starts the tasks as srun does, in blocks on nodes n1, n2 …, without MPI; writes down its own words.
 SRUN = """#!/bin/bash
@@ -121,6 +122,18 @@ def test_lines_that_srun_mixes_are_put_together_again(allocation):
     half = len(whole) // 2
     mixed = f"1 pyhpc {whole[:half]}\n0 pyhpc {whole[:half]}\na warning\n0 pyhpc {whole[half:]}\n1 pyhpc {whole[half:]}"
     assert [node.model_dump_json() for node in slurm._read(mixed)] == [whole, whole]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_node_writes_each_line_at_once(unbuffered):
+    read, write = os.pipe2(os.O_DIRECT)  # where each read returns what one write wrote
+    environment = os.environ | {"SLURM_PROCID": "3", "PYTHONUNBUFFERED": unbuffered}
+    subprocess.run(child_command("pyhpc.acceptance.launchers.slurm"), stdout=write, env=environment, check=True)
+    os.close(write)
+    writes = list(iter(lambda: os.read(read, 4096), b""))
+    os.close(read)
+    assert len(writes) > 1
+    assert all(text.startswith(b"3 pyhpc ") and text.endswith(b"\n") and text.count(b"\n") == 1 for text in writes)
 
 
 def test_a_step_gets_the_ranks_and_cores_it_asks_for(allocation, monkeypatch):

@@ -30,7 +30,7 @@ from pyhpc.native import child_command
 
 _SURVEY_SECONDS = 300.0  # for all nodes to start Python from a shared file system and answer
 
-# srun cuts lines after 1024 bytes and mixes the tasks' parts: say whose part a short line is.
+# srun cuts lines after 1024 bytes and mixes the tasks' parts: a short line, written at once, says whose part it is.
 _MARK, _PIECE = " pyhpc ", 200
 
 
@@ -155,7 +155,8 @@ def main() -> None:
     """What `survey` runs on each node."""
     text = Node(machine=probe(), mpi=comm.library_at_rest()).model_dump_json()
     for start in range(0, len(text), _PIECE):
-        print(f"{os.environ['SLURM_PROCID']}{_MARK}{text[start : start + _PIECE]}", flush=True)
+        line = f"{os.environ['SLURM_PROCID']}{_MARK}{text[start : start + _PIECE]}\n"
+        os.write(1, line.encode())  # print writes the end of line apart where Python does not buffer
 
 
 LAUNCHER = Launcher(
