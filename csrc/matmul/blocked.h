@@ -60,6 +60,7 @@ struct Blocked {
   static constexpr int64_t rows = Tile::max_rows, columns = Tile::columns, group = Format::group;
 
   int64_t m_block, n_block, k_block;  // rows of a, columns of b, elements of k
+  int64_t streamed_bytes;             // a larger out is not found in a cache again
   bool few_rows;                      // the threads of a team had better work on columns of their own
 
   Blocked(int64_t m, int64_t n, int64_t k) {
@@ -68,6 +69,7 @@ struct Blocked {
     const int64_t l1 = caches.l1d ? caches.l1d : 32 << 10, l2 = caches.l2 ? caches.l2 : 512 << 10;
     const int64_t l3 = caches.l3 ? caches.l3 : 4 << 20;
     constexpr int64_t word = sizeof(Word);
+    streamed_bytes = l3 / 2;
     // With half of the second level for m_block x k_block words of a, a multiply-add moves 1 / m_block words of b and
     // 2 / k_block of out from beyond: least at k_block^2 = 2 (l2 / 2 / word).
     const auto least_traffic = static_cast<int64_t>(__builtin_sqrt(static_cast<double>(l2 / word)));
@@ -91,6 +93,13 @@ struct Blocked {
 
   // Called by every thread of the team; a_space is the thread's own, b_space holds two blocks for the team.
   void run(const Product<Tile>& product, Team team, Word* a_space, Word* b_space) const {
+    // Streamed rows start on a cache line: the columns before the first one are a product of their own.
+    const int64_t head =
+        -reinterpret_cast<intptr_t>(product.out) / static_cast<int64_t>(sizeof(Word)) & (line_words - 1);
+    if (head && streamed(product.columns({smaller(head, product.n), product.n}))) {
+      run(product.columns({0, head}), team, a_space, b_space);
+      return run(product.columns({head, product.n}), team, a_space, b_space);
+    }
     const int64_t steps = ceil_div(product.n, n_block) * ceil_div(product.k, k_block);
     const Place place = place_in_grid(ceil_div(product.m, rows), ceil_div(n_block, columns), team);
     // A team packs the next block while slower members still read this one.
@@ -103,10 +112,21 @@ struct Blocked {
       if (step + 1 < steps) pack_b(product, step + 1, team, block(step + 1));
       team.barrier();
     }
+    if (streamed(product)) stream_fence();
   }
 
  private:
   friend struct PackedB<Tile>;
+  static constexpr int64_t line_words = 64 / sizeof(Word);
+
+  // Whether out is written once, whole and far beyond the caches, in whole cache lines: then its old content need not
+  // be read first, as an ordinary store would.
+  bool streamed(const Product<Tile>& product) const {
+    const int64_t size = product.m * product.n * static_cast<int64_t>(sizeof(Word));
+    return product.k <= k_block && !product.accumulate && product.out_column == 1 && size > streamed_bytes &&
+           product.out_row % line_words == 0 && reinterpret_cast<uintptr_t>(product.out) % 64 == 0;
+  }
+
   int64_t panel_words() const { return Tile::header + k_block / group * columns; }
 
   // The size of equal blocks of at most `most` that cover `count`, a multiple of `grain`.
@@ -147,6 +167,7 @@ struct Blocked {
     const int64_t k_blocks = ceil_div(product.k, k_block);
     const int64_t j0 = step / k_blocks * n_block, p0 = step % k_blocks * k_block;
     const int64_t k = smaller(k_block, product.k - p0), units = ceil_div(k, group);
+    const Store store = streamed(product) ? Store::stream : product.accumulate || p0 > 0 ? Store::add : Store::replace;
     const Range my_rows = part(product.m, rows, place.row, place.rows);
     const Range my_columns = part(smaller(n_block, product.n - j0), columns, place.column, place.columns);
     if (my_rows.begin == my_rows.end || my_columns.begin == my_columns.end) return;
@@ -166,7 +187,7 @@ struct Blocked {
           const Panels<Word> panels = {units, a_space + (i - i0) * units, panel, ahead, ahead_step};
           Tile::run(smaller(rows, i_end - i), smaller(columns, my_columns.end - j), panels,
                     product.out + i * product.out_row + (j0 + j) * product.out_column, product.out_row,
-                    product.out_column, product.accumulate || p0 > 0);
+                    product.out_column, store);
           if (!last) ahead += share;
         }
       }

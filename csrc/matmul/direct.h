@@ -31,7 +31,7 @@ struct Direct {
         for (int64_t i = 0; i < product.m; i += rows)
           Kernel::run(smaller(rows, product.m - i), smaller(columns, whole - j) / lanes,
                       panels(product, i, product.b.at(j, 0).data, product.b.k_step), at(product, i, j), product.out_row,
-                      product.accumulate);
+                      product.accumulate ? Store::add : Store::replace);
       if (whole < product.n) last_columns(product, whole, space);
     }
   }
@@ -49,7 +49,7 @@ struct Direct {
     alignas(64) Word tile[rows * lanes];
     for (int64_t i = 0; i < product.m; i += rows) {
       const int64_t height = smaller(rows, product.m - i);
-      Kernel::run(height, 1, panels(product, i, space, lanes), tile, lanes, false);
+      Kernel::run(height, 1, panels(product, i, space, lanes), tile, lanes, Store::replace);
       for (int64_t r = 0; r < height; ++r)
         for (int64_t c = 0; c < count; ++c) {
           Word& element = *at(product, i + r, j + c);

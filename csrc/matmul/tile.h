@@ -10,6 +10,9 @@
 namespace pyhpc::matmul {
 namespace {
 
+// How a tile's sums reach c. Streamed ones pass the caches: c's rows are then aligned to a cache line.
+enum class Store { replace, add, stream };
+
 // One panel of a, one of b, and memory to bring into the second-level cache meanwhile, `ahead_step` bytes further with
 // each `Micro::depth` units: fetched by the first tile that needs it, it would arrive slower than that tile computes.
 template <class Word>
@@ -31,38 +34,34 @@ struct Micro {
 
   // c has `rows` rows, `row_step` apart, of `wanted_vectors` neighbouring vectors.
   static void run(int64_t rows, int64_t wanted_vectors, const Panels<Word>& panels, Word* c, int64_t row_step,
-                  bool add) {
-    by_rows<max_rows>(rows, wanted_vectors, panels, c, row_step, add);
+                  Store store) {
+    by_rows<max_rows>(rows, wanted_vectors, panels, c, row_step, store);
   }
 
  private:
   template <int rows>
   static void by_rows(int64_t wanted, int64_t wanted_vectors, const Panels<Word>& panels, Word* c, int64_t row_step,
-                      bool add) {
-    if (wanted == rows) return by_vectors<rows, vectors>(wanted_vectors, panels, c, row_step, add);
-    if constexpr (rows > 1) by_rows<rows - 1>(wanted, wanted_vectors, panels, c, row_step, add);
+                      Store store) {
+    if (wanted == rows) return by_vectors<rows, vectors>(wanted_vectors, panels, c, row_step, store);
+    if constexpr (rows > 1) by_rows<rows - 1>(wanted, wanted_vectors, panels, c, row_step, store);
   }
 
   template <int rows, int width>
-  static void by_vectors(int64_t wanted, const Panels<Word>& panels, Word* c, int64_t row_step, bool add) {
-    if (wanted == width) return product<rows, width>(panels, c, row_step, add);
-    if constexpr (width > 1) by_vectors<rows, width - 1>(wanted, panels, c, row_step, add);
+  static void by_vectors(int64_t wanted, const Panels<Word>& panels, Word* c, int64_t row_step, Store store) {
+    if (wanted == width) return product<rows, width>(panels, c, row_step, store);
+    if constexpr (width > 1) by_vectors<rows, width - 1>(wanted, panels, c, row_step, store);
   }
 
   template <int rows, int width>
-  __attribute__((noinline)) static void product(const Panels<Word>& panels, Word* c, int64_t row_step, bool add) {
+  __attribute__((noinline)) static void product(const Panels<Word>& panels, Word* c, int64_t row_step, Store store) {
     const int64_t a_row = in_place ? panels.a_row : 1, a_unit = in_place ? 1 : max_rows;
     const int64_t b_unit = in_place ? panels.b_unit : columns;
     const Word *a = panels.a, *b = panels.b;
     const char* ahead = panels.ahead;
     V sums[rows][width];
-#pragma GCC unroll 16
-    for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 8
-      for (int j = 0; j < width; ++j) {
-        __builtin_prefetch(c + i * row_step + j * lanes, 1);
-        sums[i][j] = Arithmetic::header ? load<V>(b + j * lanes) : V{};
-      }
+    if (store != Store::stream)
+      each<rows, width>([&](int i, int j) { __builtin_prefetch(c + i * row_step + j * lanes, 1); });
+    each<rows, width>([&](int i, int j) { sums[i][j] = Arithmetic::header ? load<V>(b + j * lanes) : V{}; });
     b += header;
     int64_t u = panels.units;
     for (; u >= depth; u -= depth, a += depth * a_unit, b += depth * b_unit, ahead += panels.ahead_step) {
@@ -71,14 +70,19 @@ struct Micro {
       for (int d = 0; d < depth; ++d) add_unit<rows, width>(sums, a + d * a_unit, a_row, b + d * b_unit);
     }
     for (; u > 0; --u, a += a_unit, b += b_unit) add_unit<rows, width>(sums, a, a_row, b);
+    if (store == Store::stream)
+      return each<rows, width>([&](int i, int j) { stream(c + i * row_step + j * lanes, sums[i][j]); });
+    if (store == Store::add)
+      each<rows, width>([&](int i, int j) { sums[i][j] += load<V>(c + i * row_step + j * lanes); });
+    each<rows, width>([&](int i, int j) { memcpy(c + i * row_step + j * lanes, &sums[i][j], sizeof(V)); });
+  }
+
+  template <int rows, int width, class Call>
+  __attribute__((always_inline)) static inline void each(const Call& call) {
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 8
-      for (int j = 0; j < width; ++j) {
-        Word* to = c + i * row_step + j * lanes;
-        if (add) sums[i][j] += load<V>(to);
-        memcpy(to, &sums[i][j], sizeof(V));
-      }
+      for (int j = 0; j < width; ++j) call(i, j);
   }
 
   template <int rows, int width>
@@ -128,16 +132,16 @@ struct Tile {
 
   // c += or = for rows x count elements, `row_step` and `column_step` apart.
   static void run(int64_t rows, int64_t count, const Panels<Word>& panels, Word* c, int64_t row_step,
-                  int64_t column_step, bool add) {
+                  int64_t column_step, Store store) {
     const int64_t wanted = ceil_div(count, lanes);
-    if (count == wanted * lanes && column_step == 1) return Kernel::run(rows, wanted, panels, c, row_step, add);
+    if (count == wanted * lanes && column_step == 1) return Kernel::run(rows, wanted, panels, c, row_step, store);
     // The edge of the matrix, or scattered columns: through a full tile beside it.
     alignas(64) Word whole[max_rows * columns];
-    Kernel::run(rows, wanted, panels, whole, columns, false);
+    Kernel::run(rows, wanted, panels, whole, columns, Store::replace);
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t j = 0; j < count; ++j) {
         Word& element = c[i * row_step + j * column_step];
-        element = add ? element + whole[i * columns + j] : whole[i * columns + j];
+        element = store == Store::add ? element + whole[i * columns + j] : whole[i * columns + j];
       }
   }
 };

@@ -30,6 +30,27 @@ inline V load(const T* from) {
   return value;
 }
 
+// Past the caches, in the order that `stream_fence` makes; `to` is aligned to the vector. An ordinary store where the
+// compiler has no such instruction for the width.
+template <class V, class T>
+inline void stream(T* to, V value) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64)
+    return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i>(value));
+#endif
+#if defined(__AVX2__)
+  if constexpr (sizeof(V) == 32)
+    return _mm256_stream_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(value));
+#endif
+  memcpy(to, &value, sizeof value);
+}
+
+inline void stream_fence() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
 template <class V, class T>
 inline V broadcast(T value) {
   return value - V{};  // not value + 0, which would turn -0 into +0

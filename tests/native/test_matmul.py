@@ -11,6 +11,7 @@ import pytest
 
 from pyhpc import native
 from pyhpc.errors import InvalidArgument, Unsupported
+from pyhpc.measure.cache import cache_bytes
 
 matmul = native.cpu().matmul
 VARIANTS = [name for name, refusal in matmul.variants() if not refusal]
@@ -140,6 +141,24 @@ def test_accumulate_adds_to_what_out_holds(variant, dtype, shape):
 def test_leading_dimensions_broadcast(variant, dtype, batch_a, batch_b):
     for m, n, k in ((5, 18, 9), (1, 7, 6), (7, 1, 6)):
         check(random((*batch_a, m, k), dtype), random((*batch_b, k, n), dtype), dtype, variant=variant, threads=2)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("dtype", "shift", "threads"), [("float64", 0, 1), ("float32", 3, 2), ("bfloat16", 1, 1), ("int8", 5, 3)]
+)
+def test_an_output_beyond_the_caches_is_right_wherever_its_rows_start(variant, dtype, shift, threads):
+    item = np.dtype(OUTPUT[dtype]).itemsize
+    m, k = 67, 5
+    n = -(-(cache_bytes().get("l3") or 4 << 20) // (2 * m * item) // 64) * 64 + 64  # rows of whole cache lines
+    a, b = random((m, k), dtype), random((k, n - 7), dtype)
+    rows = poisoned((m * n + 64,), dtype)[shift:][: m * n].reshape(m, n)
+    out = rows[:, : n - 7]
+    matmul.run(a, b, out, threads=threads, variant=variant)
+    poison = poisoned((), dtype)
+    np.testing.assert_array_equal(rows[:, n - 7 :], poison)
+    few = np.r_[0:70, np.arange(97, n - 7, 997), n - 80 : n - 7]
+    assert_is_product(out[:, few], a, b[:, few])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
