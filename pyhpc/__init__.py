@@ -6,21 +6,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyhpc.kernels.allreduce import allreduce
+    from pyhpc.kernels.allreduce import AllReduce, allreduce
     from pyhpc.kernels.attention import attention
     from pyhpc.kernels.attention_backward import attention_backward
     from pyhpc.kernels.matmul import matmul
     from pyhpc.kernels.matmul_packed import pack
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "allreduce", "attention", "attention_backward", "matmul", "pack"]
+__all__ = ["AllReduce", "__version__", "allreduce", "attention", "attention_backward", "matmul", "pack"]
 
-_MODULES = {"pack": "matmul_packed"}  # of a function whose module is called otherwise
+_MODULES = {"AllReduce": "allreduce", "pack": "matmul_packed"}  # of a name whose module is called otherwise
 
 
 def __getattr__(name: str) -> Any:
     # Loaded at first use: `import pyhpc` stays quick on ten thousand ranks.
-    if name in __all__[1:]:
+    if name in __all__ and name != "__version__":
         # Kept: the next use is an ordinary look-up.
         module = importlib.import_module(f"pyhpc.kernels.{_MODULES.get(name, name)}")
         globals()[name] = function = getattr(module, name)

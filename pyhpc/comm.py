@@ -197,9 +197,19 @@ def _embedded(name: str) -> Path | None:
     return None
 
 
-@functools.cache
 def mpiexec() -> Path | None:
-    """The mpiexec to start ranks of this Python with: the embedded MPI's, one beside Python, one on PATH, or None."""
+    """The mpiexec to start ranks of this Python with, or None.
+
+    That of the library which MPI4PY_LIBMPI names, else the embedded MPI's, one beside Python, or one on PATH.
+    """
+    return _mpiexec(os.environ.get("MPI4PY_LIBMPI"))
+
+
+@functools.cache
+def _mpiexec(library: str | None) -> Path | None:
+    named = None if library is None else Path(library).absolute().parents[1] / "bin" / "mpiexec"
+    if named is not None and os.access(named, os.X_OK):
+        return named
     embedded, beside = _embedded("mpiexec"), Path(sys.executable).parent / "mpiexec"
     if embedded is not None:
         return embedded
@@ -301,6 +311,7 @@ class Channel:
         self.comm = comm  # its duplicate
         self.rank: int = comm.Get_rank()
         self.ranks: int = comm.Get_size()
+        self.kept: dict[Any, Any] = {}  # what a kernel wants to find again at its next call on this communicator
         self._scratch = np.empty(0, np.uint8)
 
     def scratch(self, size_bytes: int) -> np.ndarray:

@@ -2,34 +2,44 @@
 
 Across ranks an algorithm is a schedule (pyhpc/kernels/schedules, one file each), played over MPI messages with the
 native reduction of csrc/allreduce. All ranks get equal bits, because every schedule is proved to evaluate one
-expression everywhere.
+expression everywhere; order "invariant" (invariant.py) makes that expression independent of the schedule too.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from pyhpc.comm import Channel, channel, mpi
 from pyhpc.errors import InvalidArgument, PyhpcError
-from pyhpc.kernels.allreduce_problem import OPS, AllreduceProblem
-from pyhpc.kernels.allreduce_variants import algorithm_refusal, peers, variants
-from pyhpc.kernels.arrays import HOST, NAMES, Operand, describe, fetch, host_view, same_home, store
+from pyhpc.kernels.allreduce_arguments import take
+from pyhpc.kernels.allreduce_plan import Request, Run, check, check_words, plan
+from pyhpc.kernels.allreduce_problem import AllreduceProblem
+from pyhpc.kernels.allreduce_variants import peers, variants
+from pyhpc.kernels.arrays import NAMES, describe
 from pyhpc.kernels.data import DTYPES
+from pyhpc.kernels.invariant import MOST_CONTRIBUTIONS
 from pyhpc.kernels.kernel import Kernel
-from pyhpc.kernels.schedules.play import play
-from pyhpc.kernels.schedules.schedule import Algorithm, algorithms, cheapest
-
-_MPI_BLOCK = 1 << 30  # elements of one MPI_Allreduce: its count is a 32-bit integer before MPI 4
 
 
 def allreduce(
-    x: Any, comm: Any = None, op: str = "sum", algorithm: str = "auto", out: Any = None, *, checked: bool = True
+    x: Any,
+    comm: Any = None,
+    op: str = "sum",
+    algorithm: str = "auto",
+    order: str = "fast",
+    out: Any = None,
+    *,
+    axis: int | None = None,
+    checked: bool = True,
 ) -> Any:
     """Combine one array of every rank elementwise; every rank gets the result, with equal bits.
 
-    Collective: all ranks of `comm` call it with the same number of elements, dtype, op and algorithm.
+    Collective: all ranks of `comm` call it with the same number of elements, dtype, op, algorithm and order.
 
     Args:
         x: an array of any shape (NumPy, PyTorch, CuPy, Numba, DLPack, buffer protocol), of dtype float64, float32,
@@ -42,10 +52,19 @@ def allreduce(
             MPI_Allreduce (which knows neither bfloat16 nor float16, and promises no equal bits). "auto" takes the
             cheapest by a latency–bandwidth–reduction model (`schedules.schedule.Model`): recursive doubling for short
             vectors, ring for long ones.
+        order: what the bits of the result depend on.
+            "fast": every rank gets the same bits; nothing more is promised.
+            "repeatable": the same bits whenever as many ranks, placed alike, give the same contributions.
+            "invariant": the same bits for the same contributions, however many ranks they come from, in whatever order
+            and place and by whatever algorithm. Float sums are rounded once, to within one unit in the last place of
+            the exact sum but for 2^-42 of the largest contribution; a sum of zeros is +0; there are no float products.
         out: where the result goes: `x`'s shape, dtype and library, writable; `x` itself for in place. Other overlap is
             refused.
-        checked: compare count, dtype, op and algorithm of all ranks first, so that a mismatch, or one rank's bad
-            argument, is an error on every rank. It costs one MPI_Allreduce of 80 bytes, about as much as a short
+        axis: 0 with order="invariant": the first axis of `x` counts contributions of this rank, of which ranks may
+            give different numbers (at most 2^20 divided by the ranks), and the result has the shape of `x[0]`. Work
+            that is spread over any number of ranks then has the same sum. None: `x` is one contribution.
+        checked: compare count, dtype, op, algorithm and order of all ranks first, so that a mismatch, or one rank's bad
+            argument, is an error on every rank. It costs one MPI_Allreduce of 96 bytes, about as much as a short
             all-reduce itself. Without it a mismatch may hang or give wrong results.
 
     Returns:
@@ -55,150 +74,145 @@ def allreduce(
         InvalidArgument: an argument that cannot be taken, or ranks that disagree; with `checked`, on every rank.
         Unsupported: no MPI here, or an array in GPU memory whose library offers no copy.
 
-    Source of the algorithms: each schedule's file.
+    Source of the algorithms: each schedule's file; of the invariant order: invariant.py.
     """
     private = channel(comm)
-    request: _Request | None = None
+    request: Request | None = None
     refusal: PyhpcError | None = None
     try:
-        request = _request(x, out, op, algorithm, private.ranks)
+        check_words(op, algorithm, order)
+        _check_axis(axis, order)
+        arrays = take(x, out, axis)
+        _check_contributions(arrays.x, private.ranks)
+        request = Request(arrays.out.size, NAMES[arrays.out.dtype], op, algorithm, order)
+        check(request)
     except PyhpcError as error:
         refusal = error
     if checked and private.ranks > 1:
         _agree(private, request, refusal)
-    if request is None:
-        assert refusal is not None
-        raise refusal
-    if request.algorithm is None:
-        _library(private, request.x, request.out, op)
-    else:
-        play(private, request.algorithm, request.x, request.out, op)
-    if request.strided is not None:
-        request.strided[...] = request.out.reshape(request.strided.shape)
-    if request.on_gpu is not None:
-        store(request.out.reshape(request.on_gpu.shape), request.on_gpu)
-    return request.answer
-
-
-class _Request(NamedTuple):
-    """One rank's arguments, checked and flattened to what is played."""
-
-    x: np.ndarray  # contiguous, one-dimensional
-    out: np.ndarray  # likewise; x itself, or apart from it
-    op: str
-    algorithm: Algorithm | None  # None: MPI_Allreduce
-    answer: Any
-    strided: np.ndarray | None = None  # where `out` is copied to in the end
-    on_gpu: Operand | None = None  # likewise, in GPU memory
-
-    @property
-    def signature(self) -> tuple[int, int, int, int]:
-        """What all ranks must agree on, as numbers."""
-        chosen = list(algorithms()).index(self.algorithm.name) if self.algorithm else -1
-        return self.x.size, list(DTYPES).index(NAMES[self.x.dtype]), list(OPS).index(self.op), chosen
-
-    def __str__(self) -> str:
-        name = self.algorithm.name if self.algorithm else "mpi"
-        return f"{self.x.size} elements of {NAMES[self.x.dtype]}, op {self.op}, algorithm {name}"
-
-
-def _request(x: Any, out: Any, op: str, algorithm: str, ranks: int) -> _Request:
-    """Check the arguments of this rank."""
-    if op not in OPS:
-        raise InvalidArgument(f"op is {op!r}; it must be one of {', '.join(OPS)}")
-    operand = None if type(x) is np.ndarray else describe(x, "x")
-    staged = operand is not None and operand.device != HOST
-    source = _checked(fetch(operand)) if operand is not None and staged else _host(x, "x")
-    chosen = _algorithm(algorithm, ranks, source.nbytes)
-    refusal = algorithm_refusal(algorithm, NAMES[source.dtype])
     if refusal is not None:
-        raise InvalidArgument(f"{refusal}; use algorithm='auto'")
-    flat = np.ascontiguousarray(source).reshape(-1)
-    if operand is not None and staged:
-        answer = operand.library.empty(operand, operand.shape, operand.dtype) if out is None else out
-        return _Request(flat, np.empty_like(flat), op, chosen, answer, on_gpu=_home(operand, answer))
-    if out is None:
-        like = describe(x, "x")
-        answer = like.library.empty(like, source.shape, NAMES[source.dtype])
-        return _Request(flat, _host(answer, "out").reshape(-1), op, chosen, answer)
-    target = source if out is x else _host(out, "out")
-    if not (out is x or type(x) is type(out) is np.ndarray):
-        same_home({"x": describe(x, "x"), "out": describe(out, "out")})
-    in_place = _check_out(source, target)
-    if target.flags.c_contiguous:
-        return _Request(flat, flat if in_place else target.reshape(-1), op, chosen, out)
-    return _Request(flat, flat if in_place else np.empty_like(flat), op, chosen, out, target)
+        raise refusal
+    assert request is not None
+    plan(private, request)(arrays.x, arrays.out)
+    return arrays.finish()
 
 
-def _home(x: Operand, out: Any) -> Operand:
-    """`out`, which is to take the result of an `x` in GPU memory."""
-    home = same_home({"out": describe(out, "out"), "x": x})
-    if (home.shape, home.dtype) != (x.shape, x.dtype):
+class AllReduce:
+    """An all-reduce that is planned once and called many times.
+
+    Collective: all ranks of `comm` make it with the same arguments, and call it together. It is made for one shape and
+    dtype; `plan(x)` or `plan(x, out)` is then `allreduce(x, comm, op, algorithm, order, out)` without its checks of
+    what the ranks agree on. Leaving a `with` block, or `close()`, ends its use.
+
+    Args:
+        like: an array of the shape and dtype that will be combined, or the pair (shape, dtype).
+        comm, op, algorithm, order, axis: as in `allreduce`. With `axis=0` the length of the first axis may change from
+            call to call.
+
+    Returns:
+        An object to call; `request` says what for, `shape` and `dtype` of what.
+
+    Raises:
+        InvalidArgument: an argument that cannot be taken, or ranks that disagree, on every rank; from a call: arrays of
+            another shape or dtype, overlapping, or a plan that was closed.
+        Unsupported: no MPI here.
+    """
+
+    def __init__(
+        self,
+        like: Any,
+        comm: Any = None,
+        op: str = "sum",
+        algorithm: str = "auto",
+        order: str = "fast",
+        *,
+        axis: int | None = None,
+    ) -> None:
+        private = channel(comm)
+        self.axis = axis
+        request: Request | None = None
+        refusal: PyhpcError | None = None
+        try:
+            check_words(op, algorithm, order)
+            _check_axis(axis, order)
+            self.shape, self.dtype = _shape_and_dtype(like)
+            elements = math.prod(self.shape if axis is None else self.shape[1:])
+            request = Request(elements, self.dtype, op, algorithm, order)
+            check(request)
+        except PyhpcError as error:
+            refusal = error
+        if private.ranks > 1:
+            _agree(private, request, refusal)
+        if refusal is not None:
+            raise refusal
+        assert request is not None
+        self.request, self._channel = request, private
+        self._run: Run | None = plan(private, request)
+
+    def __call__(self, x: Any, out: Any = None) -> Any:
+        """Combine `x` of every rank; returns `out`, or a new array of `x`'s library. Collective."""
+        run = self._run
+        if run is None:
+            raise InvalidArgument("this AllReduce was closed")
+        arrays = take(x, out, self.axis)
+        if (arrays.out.size, NAMES[arrays.out.dtype]) != self.request[:2]:
+            raise InvalidArgument(
+                f"x has {arrays.out.size} elements of {NAMES[arrays.out.dtype]}; this AllReduce was made for "
+                f"{self.request.elements} of {self.request.dtype}"
+            )
+        _check_contributions(arrays.x, self._channel.ranks)
+        run(arrays.x, arrays.out)
+        return arrays.finish()
+
+    def close(self) -> None:
+        """End its use. Not collective; a second call does nothing."""
+        self._run = None
+
+    def __enter__(self) -> AllReduce:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _shape_and_dtype(like: Any) -> tuple[tuple[int, ...], str]:
+    """Of an array, or of the pair (shape, dtype)."""
+    if not (isinstance(like, tuple) and len(like) == 2):
+        operand = describe(like, "like")
+        return operand.shape, operand.dtype
+    shape, dtype = like
+    try:
+        kind = np.dtype(DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype)
+        lengths = tuple(map(operator.index, shape)) if isinstance(shape, Iterable) else (operator.index(shape),)
+    except TypeError as error:
+        raise InvalidArgument(f"like is {like!r}; give an array or the pair (shape, dtype): {error}") from None
+    if kind not in NAMES or min(lengths, default=0) < 0:
+        raise InvalidArgument(f"like is {like!r}; lengths must not be negative, the dtype one of {', '.join(DTYPES)}")
+    return lengths, NAMES[kind]
+
+
+def _check_axis(axis: int | None, order: str) -> None:
+    if axis is not None and order != "invariant":
+        raise InvalidArgument(f"axis is {axis} and order {order!r}; several contributions a rank need 'invariant'")
+
+
+def _check_contributions(x: np.ndarray, ranks: int) -> None:
+    if x.ndim == 2 and len(x) * ranks > MOST_CONTRIBUTIONS:
         raise InvalidArgument(
-            f"out has shape {home.shape} and dtype {home.dtype}; x has {x.shape} and {x.dtype}, and they must agree"
+            f"x has {len(x)} contributions; {ranks} ranks may give {MOST_CONTRIBUTIONS // ranks} each, 2^20 in all"
         )
-    return home
 
 
-def _host(array: Any, argument: str) -> np.ndarray:
-    """`array` as a NumPy array of the same memory."""
-    if type(array) is not np.ndarray:
-        array = host_view(describe(array, argument))
-    return _checked(array, argument)
-
-
-def _checked(array: np.ndarray, argument: str = "x") -> np.ndarray:
-    """`array`, whose dtype is one that is combined."""
-    if array.dtype not in NAMES:
-        names = ", ".join(DTYPES)
-        raise InvalidArgument(
-            f"{argument} has dtype {array.dtype.str}; it must be one of {names}, in native byte order"
-        )
-    return array
-
-
-def _check_out(source: np.ndarray, target: np.ndarray) -> bool:
-    """Refuse an `out` that cannot take the result; whether it is the memory of `source`."""
-    if target.shape != source.shape or target.dtype != source.dtype:
-        raise InvalidArgument(
-            f"out has shape {target.shape} and dtype {NAMES[target.dtype]}; x has {source.shape} and "
-            f"{NAMES[source.dtype]}, and they must agree"
-        )
-    if not target.flags.writeable:
-        raise InvalidArgument("out is read-only")
-    if 0 in target.strides and any(s == 0 and n > 1 for s, n in zip(target.strides, target.shape, strict=True)):
-        raise InvalidArgument("out has several elements in one place (a stride of 0)")
-    if target is source:
-        return True
-    if not np.may_share_memory(source, target):  # compares bounds only: quick
-        return False
-    if source.ctypes.data == target.ctypes.data and source.strides == target.strides:
-        return True
-    if np.shares_memory(source, target):
-        raise InvalidArgument("out overlaps x in part; give x itself for in place, or separate memory")
-    return False
-
-
-def _algorithm(name: str, ranks: int, size_bytes: int) -> Algorithm | None:
-    if name == "auto":
-        return cheapest(ranks, size_bytes)
-    if name == "mpi":
-        return None
-    if name not in algorithms():
-        raise InvalidArgument(f"algorithm is {name!r}; it must be one of auto, {', '.join(algorithms())}, mpi")
-    return algorithms()[name]
-
-
-def _agree(private: Channel, request: _Request | None, refusal: PyhpcError | None) -> None:
+def _agree(private: Channel, request: Request | None, refusal: PyhpcError | None) -> None:
     """Raise on every rank unless all ranks ask for the same."""
-    header = np.zeros(10, np.int64)
-    # The maximum of v and of −v shows whether all v are equal; the last pair is 0 unless a rank refuses.
-    if request is not None:
-        header[0:8:2] = request.signature
-    header[8] = refusal is not None
+    numbers = (0, *(request.numbers if request is not None else (0,) * len(Request._fields)))
+    header = np.zeros(2 * len(numbers), np.int64)
+    # The maximum of v and of −v shows whether all v are equal; the first pair is 0 unless a rank refuses.
+    header[0::2] = numbers
+    header[0] = refusal is not None
     header[1::2] = -header[0::2]
     private.comm.Allreduce(mpi().IN_PLACE, header, mpi().MAX)
-    if header[8] == 0 and (header[0::2] == -header[1::2]).all():
+    if header[0] == 0 and (header[0::2] == -header[1::2]).all():
         return
     said: list[tuple[bool, str]] = private.comm.allgather((refusal is not None, str(refusal or request)))
     if refusal is not None:
@@ -208,14 +222,6 @@ def _agree(private: Channel, request: _Request | None, refusal: PyhpcError | Non
         raise InvalidArgument(f"all-reduce was refused by {len(refused)} of {private.ranks} ranks; {refused[0]}")
     odd = next(rank for rank, (_, sentence) in enumerate(said) if sentence != said[0][1])
     raise InvalidArgument(f"the ranks disagree: rank 0 asks for {said[0][1]}; rank {odd} for {said[odd][1]}")
-
-
-def _library(private: Channel, x: np.ndarray, out: np.ndarray, op: str) -> None:
-    """MPI_Allreduce, in blocks whose count fits MPI 3."""
-    operation = getattr(mpi(), op.upper())
-    for low in range(0, x.size, _MPI_BLOCK):
-        part = slice(low, low + _MPI_BLOCK)
-        private.comm.Allreduce(mpi().IN_PLACE if out is x else x[part], out[part], operation)
 
 
 KERNEL = Kernel(

@@ -52,7 +52,7 @@ def test_one_flipped_bit_in_one_result_of_one_rank_is_counted(world, monkeypatch
             out.view(np.uint8)[17] ^= 64
         calls.append(1)
 
-    monkeypatch.setattr("pyhpc.kernels.allreduce.play", flipping)
+    monkeypatch.setattr("pyhpc.kernels.allreduce_plan.play", flipping)
     result = benchmark(Sweep(sizes=(400,), algorithms=("ring",), warmup=0, iterations=4))
     assert result.wrong > 0
     assert "FAILED" in render(result)

@@ -111,7 +111,7 @@ class _Vectors:
     def call(self, checked: bool = False) -> None:
         from pyhpc.kernels.allreduce import allreduce
 
-        allreduce(self.x, self.comm, self.problem.op, self.algorithm, self.out, checked=checked)
+        allreduce(self.x, self.comm, self.problem.op, self.algorithm, out=self.out, checked=checked)
 
     def prepare(self) -> None:
         np.copyto(self.x, self.original)
