@@ -33,22 +33,24 @@ struct Place {
 };
 
 // One matrix product, typed. A source's lane is a row of a, a column of b.
-template <class Tile>
-struct Product {
-  using Word = typename Tile::Word;
+template <class Input, class Sum>
+struct TypedProduct {
   int64_t m, n, k;
-  Source<typename Tile::Format::Input> a, b;
-  Word* out;
+  Source<Input> a, b;
+  Sum* out;
   int64_t out_row, out_column;
   bool accumulate;
 
   // The part of it that makes these columns of out.
-  Product columns(Range range) const {
-    Product part = *this;
+  TypedProduct columns(Range range) const {
+    TypedProduct part = *this;
     part.n = range.end - range.begin, part.b = b.at(range.begin, 0), part.out += range.begin * out_column;
     return part;
   }
 };
+
+template <class Tile>
+using Product = TypedProduct<typename Tile::Format::Input, typename Tile::Sum>;
 
 template <class Tile>
 struct PackedB;  // packed.h

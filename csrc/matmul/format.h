@@ -1,6 +1,7 @@
 // How the elements of a dtype become packed words, and what one step of the inner loop does with the words.
 // Arithmetic, one per instruction:
-//   Word, V                  word in a packed panel (also the type of out), vector of words
+//   Word, V                  word in a packed panel, vector of words
+//   Sum, Sums                element of out, of a word's size, vector of them
 //   multiply_add(sum, a, b)  sum + a b per lane
 //   header                   whether a packed panel of b starts with a row of words that the sums start from
 // Format, one per dtype:
@@ -25,6 +26,8 @@ template <class Word_, int bytes>
 struct FloatingArithmetic {
   using Word = Word_;
   using V = Vector<Word, bytes>;
+  using Sum = Word;
+  using Sums = V;
   static constexpr bool header = false;
   static V multiply_add(V sum, V a, V b) { return sum + a * b; }
 };
@@ -66,6 +69,8 @@ struct Int8Pairs {
   struct Arithmetic : Pairs {
     using Word = uint32_t;
     using V = Vector<Word, bytes>;
+    using Sum = Word;
+    using Sums = V;
     static constexpr bool header = false;
   };
   using Input = int8_t;
@@ -98,6 +103,8 @@ struct Int8Quads {
   struct Arithmetic : Quads {
     using Word = uint32_t;
     using V = Vector<Word, bytes>;
+    using Sum = Word;
+    using Sums = V;
     static constexpr bool header = true;
   };
   using Input = int8_t;

@@ -17,7 +17,8 @@ constexpr int64_t packed_work_per_thread = 1 << 20, streamed_work_per_thread = 1
 template <class Target, class Format>
 struct Runner {
   using ThisTile = Tile<Format, Target::rows, Target::vectors>;
-  using Word = typename Format::Arithmetic::Word;
+  using Word = typename ThisTile::Word;
+  using Sum = typename ThisTile::Sum;
   using Input = typename Format::Input;
   using Streamed = FewRows<ThisTile>;
   using Small = Direct<ThisTile>;
@@ -89,7 +90,7 @@ struct Runner {
     }
     const Source<Input> rows{static_cast<const Input*>(problem.a) + a, problem.a_row, problem.a_column};
     const Source<Input> columns{static_cast<const Input*>(problem.b) + b, problem.b_column, problem.b_row};
-    Word* to = static_cast<Word*>(problem.out) + out;
+    Sum* to = static_cast<Sum*>(problem.out) + out;
     return {problem.m,       problem.n,          problem.k,         rows, columns, to,
             problem.out_row, problem.out_column, problem.accumulate};
   }

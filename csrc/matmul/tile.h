@@ -28,40 +28,42 @@ template <class Arithmetic, int max_rows, int vectors, bool in_place = false>
 struct Micro {
   using Word = typename Arithmetic::Word;
   using V = typename Arithmetic::V;
+  using Sum = typename Arithmetic::Sum;
+  using Sums = typename Arithmetic::Sums;
   static constexpr int lanes = sizeof(V) / sizeof(Word), columns = vectors * lanes;
   static constexpr int header = Arithmetic::header ? columns : 0;  // words before the first row of a packed panel of b
   static constexpr int depth = 4;                                  // units per turn of the loop
 
   // c has `rows` rows, `row_step` apart, of `wanted_vectors` neighbouring vectors.
-  static void run(int64_t rows, int64_t wanted_vectors, const Panels<Word>& panels, Word* c, int64_t row_step,
+  static void run(int64_t rows, int64_t wanted_vectors, const Panels<Word>& panels, Sum* c, int64_t row_step,
                   Store store) {
     by_rows<max_rows>(rows, wanted_vectors, panels, c, row_step, store);
   }
 
  private:
   template <int rows>
-  static void by_rows(int64_t wanted, int64_t wanted_vectors, const Panels<Word>& panels, Word* c, int64_t row_step,
+  static void by_rows(int64_t wanted, int64_t wanted_vectors, const Panels<Word>& panels, Sum* c, int64_t row_step,
                       Store store) {
     if (wanted == rows) return by_vectors<rows, vectors>(wanted_vectors, panels, c, row_step, store);
     if constexpr (rows > 1) by_rows<rows - 1>(wanted, wanted_vectors, panels, c, row_step, store);
   }
 
   template <int rows, int width>
-  static void by_vectors(int64_t wanted, const Panels<Word>& panels, Word* c, int64_t row_step, Store store) {
+  static void by_vectors(int64_t wanted, const Panels<Word>& panels, Sum* c, int64_t row_step, Store store) {
     if (wanted == width) return product<rows, width>(panels, c, row_step, store);
     if constexpr (width > 1) by_vectors<rows, width - 1>(wanted, panels, c, row_step, store);
   }
 
   template <int rows, int width>
-  __attribute__((noinline)) static void product(const Panels<Word>& panels, Word* c, int64_t row_step, Store store) {
+  __attribute__((noinline)) static void product(const Panels<Word>& panels, Sum* c, int64_t row_step, Store store) {
     const int64_t a_row = in_place ? panels.a_row : 1, a_unit = in_place ? 1 : max_rows;
     const int64_t b_unit = in_place ? panels.b_unit : columns;
     const Word *a = panels.a, *b = panels.b;
     const char* ahead = panels.ahead;
-    V sums[rows][width];
+    Sums sums[rows][width];
     if (store != Store::stream)
       each<rows, width>([&](int i, int j) { __builtin_prefetch(c + i * row_step + j * lanes, 1); });
-    each<rows, width>([&](int i, int j) { sums[i][j] = Arithmetic::header ? load<V>(b + j * lanes) : V{}; });
+    each<rows, width>([&](int i, int j) { sums[i][j] = Arithmetic::header ? load<Sums>(b + j * lanes) : Sums{}; });
     b += header;
     int64_t u = panels.units;
     for (; u >= depth; u -= depth, a += depth * a_unit, b += depth * b_unit, ahead += panels.ahead_step) {
@@ -73,8 +75,8 @@ struct Micro {
     if (store == Store::stream)
       return each<rows, width>([&](int i, int j) { stream(c + i * row_step + j * lanes, sums[i][j]); });
     if (store == Store::add)
-      each<rows, width>([&](int i, int j) { sums[i][j] += load<V>(c + i * row_step + j * lanes); });
-    each<rows, width>([&](int i, int j) { memcpy(c + i * row_step + j * lanes, &sums[i][j], sizeof(V)); });
+      each<rows, width>([&](int i, int j) { sums[i][j] += load<Sums>(c + i * row_step + j * lanes); });
+    each<rows, width>([&](int i, int j) { memcpy(c + i * row_step + j * lanes, &sums[i][j], sizeof(Sums)); });
   }
 
   template <int rows, int width, class Call>
@@ -86,7 +88,7 @@ struct Micro {
   }
 
   template <int rows, int width>
-  __attribute__((always_inline)) static inline void add_unit(V (&sums)[rows][width], const Word* a, int64_t a_row,
+  __attribute__((always_inline)) static inline void add_unit(Sums (&sums)[rows][width], const Word* a, int64_t a_row,
                                                              const Word* b) {
     V row[width];
 #pragma GCC unroll 8
@@ -107,6 +109,7 @@ struct Tile {
   using Kernel = Micro<typename Format::Arithmetic, max_rows_, vectors>;
   using Word = typename Kernel::Word;
   using V = typename Kernel::V;
+  using Sum = typename Kernel::Sum;
   static constexpr int lanes = Kernel::lanes, max_rows = max_rows_, columns = Kernel::columns, header = Kernel::header;
 
   static void pack_a(Source<typename Format::Input> a, int64_t rows, int64_t k, Word* packed) {
@@ -131,16 +134,16 @@ struct Tile {
   }
 
   // c += or = for rows x count elements, `row_step` and `column_step` apart.
-  static void run(int64_t rows, int64_t count, const Panels<Word>& panels, Word* c, int64_t row_step,
+  static void run(int64_t rows, int64_t count, const Panels<Word>& panels, Sum* c, int64_t row_step,
                   int64_t column_step, Store store) {
     const int64_t wanted = ceil_div(count, lanes);
     if (count == wanted * lanes && column_step == 1) return Kernel::run(rows, wanted, panels, c, row_step, store);
     // The edge of the matrix, or scattered columns: through a full tile beside it.
-    alignas(64) Word whole[max_rows * columns];
+    alignas(64) Sum whole[max_rows * columns];
     Kernel::run(rows, wanted, panels, whole, columns, Store::replace);
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t j = 0; j < count; ++j) {
-        Word& element = c[i * row_step + j * column_step];
+        Sum& element = c[i * row_step + j * column_step];
         element = store == Store::add ? element + whole[i * columns + j] : whole[i * columns + j];
       }
   }
