@@ -277,19 +277,23 @@ class Place:
     local_ranks: int
 
 
-def place(comm: Any = None) -> Place:
-    """This rank's place in `comm` (default: the world). Collective."""
-    comm = world() if comm is None else comm
+def node(comm: Any) -> Any:
+    """A communicator of the ranks of `comm` that share memory with this one, in the same order. Collective."""
     started = launch()
     if started is not None and started.launcher == "srun":
         # Open MPI 5 under Slurm 22.05's PMIx does not know who shares its node; Slurm does.
-        node = comm.Split(int(os.environ["SLURM_NODEID"]), comm.Get_rank())
-    else:
-        node = comm.Split_type(mpi().COMM_TYPE_SHARED)
+        return comm.Split(int(os.environ["SLURM_NODEID"]), comm.Get_rank())
+    return comm.Split_type(mpi().COMM_TYPE_SHARED)
+
+
+def place(comm: Any = None) -> Place:
+    """This rank's place in `comm` (default: the world). Collective."""
+    comm = world() if comm is None else comm
+    neighbours = node(comm)
     try:
-        return Place(comm.Get_rank(), comm.Get_size(), node_name(), node.Get_rank(), node.Get_size())
+        return Place(comm.Get_rank(), comm.Get_size(), node_name(), neighbours.Get_rank(), neighbours.Get_size())
     finally:
-        node.Free()
+        neighbours.Free()
 
 
 def local_rank(comm: Any = None) -> int:

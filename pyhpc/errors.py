@@ -4,6 +4,7 @@ PyhpcError
 ├── InvalidArgument   (ValueError)         an argument a function cannot take: shape, dtype, device, overlap
 ├── Unsupported       (NotImplementedError) valid, but not possible here: a missing library, instruction set or GPU
 ├── DeviceError       (RuntimeError)       a GPU or its driver failed
+├── CommunicationError (RuntimeError)      another rank died, was interrupted, or did not answer in time
 ├── ConfigError       (ValueError)         a suite or command line that cannot be used; carries file and line
 ├── WrongResult       (ArithmeticError)    a checked product whose checksums do not fit: the hardware computed wrong
 ├── MeasurementError  (RuntimeError)       a measurement that could not be taken or did not verify
@@ -45,6 +46,10 @@ class WrongResult(PyhpcError, ArithmeticError):
             "a wrong value; repeat the call, and if it happens again take this machine out of use"
         )
         self.index, self.found, self.expected, self.tolerance = index, found, expected, tolerance
+
+
+class CommunicationError(PyhpcError, RuntimeError):
+    """Another rank died, was interrupted, or did not answer in time; the sentence names it."""
 
 
 class ConfigError(PyhpcError, ValueError):

@@ -258,7 +258,7 @@ inline void register_errors(py::module_&) {
     try {
       if (pending) std::rethrow_exception(pending);
     } catch (const Error& error) {
-      const char* names[] = {"InvalidArgument", "Unsupported", "DeviceError"};
+      const char* names[] = {"InvalidArgument", "Unsupported", "DeviceError", "CommunicationError"};
       const py::object type = py::module_::import("pyhpc.errors").attr(names[static_cast<int>(error.kind)]);
       PyErr_SetString(type.ptr(), error.what());
     }

@@ -6,7 +6,8 @@
 
 namespace pyhpc {
 
-enum class ErrorKind { invalid, unsupported, device };  // -> InvalidArgument, Unsupported, DeviceError
+// -> InvalidArgument, Unsupported, DeviceError, CommunicationError
+enum class ErrorKind { invalid, unsupported, device, communication };
 
 class Error : public std::runtime_error {
  public:
