@@ -129,6 +129,15 @@ inline Vector<Word, bytes> gather(const Input* from, int64_t step, int64_t count
   return Wide::words(near);
 }
 
+template <class Mask, class V, int... i>
+inline V shuffled(V x, V y, std::integer_sequence<int, i...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(x, y, i...);
+#else
+  return __builtin_shuffle(x, y, Mask{i...});
+#endif
+}
+
 template <class V, class Mask, int lanes, int first, int... i>
 inline V interleave_half(V x, V y, std::integer_sequence<int, i...>) {
 #if defined(__clang__)
@@ -156,13 +165,36 @@ inline void transpose(V (&rows)[lanes]) {
   }
 }
 
-template <class Mask, class V, int... i>
-inline V shuffled(V x, V y, std::integer_sequence<int, i...>) {
-#if defined(__clang__)
-  return __builtin_shufflevector(x, y, i...);
-#else
-  return __builtin_shuffle(x, y, Mask{i...});
-#endif
+// Word `l` of vector `part` of three vectors of pairs dealt out in turn, a b c a b c …: from which of them it comes,
+// and from where in it.
+constexpr int turn_of(int part, int lanes, int l) { return (part * lanes + l) / 2 % 3; }
+constexpr int place_of(int part, int lanes, int l) { return (part * lanes + l) / 6 * 2 + l % 2; }
+
+template <int part, class Mask, class V, int... l>
+inline V deal_pairs(V a, V b, V c, std::integer_sequence<int, l...>) {
+  constexpr int lanes = sizeof...(l);
+  using FromTwo = std::integer_sequence<int, (turn_of(part, lanes, l) % 2 * lanes + place_of(part, lanes, l))...>;
+  using FromThird =
+      std::integer_sequence<int, (turn_of(part, lanes, l) == 2 ? lanes + place_of(part, lanes, l) : l)...>;
+  return shuffled<Mask>(shuffled<Mask>(a, b, FromTwo{}), c, FromThird{});
+}
+
+// Six rows of a vector each, as columns of six words one after the other: 18 shuffles of two vectors.
+template <class V, class Index, int lanes, class Word>
+inline void columns_of_six(const V (&rows)[6], Word* to) {
+  typedef Index Mask __attribute__((vector_size(sizeof(V))));
+  constexpr auto order = std::make_integer_sequence<int, lanes>{};
+  const auto half = [&](auto first, Word* out) {
+    V pairs[3];
+    for (int i = 0; i < 3; ++i)
+      pairs[i] = interleave_half<V, Mask, lanes, decltype(first)::value>(rows[2 * i], rows[2 * i + 1], order);
+    const V dealt[3] = {deal_pairs<0, Mask>(pairs[0], pairs[1], pairs[2], order),
+                        deal_pairs<1, Mask>(pairs[0], pairs[1], pairs[2], order),
+                        deal_pairs<2, Mask>(pairs[0], pairs[1], pairs[2], order)};
+    memcpy(out, dealt, sizeof dealt);
+  };
+  half(std::integral_constant<int, 0>{}, to);
+  half(std::integral_constant<int, lanes>{}, to + 3 * lanes);
 }
 
 // Four rows of `bytes` bytes become four rows of 32-bit words, each with the four bytes of one column, columns in
