@@ -71,7 +71,9 @@ def play(channel: Channel, algorithm: Algorithm, x: np.ndarray, out: np.ndarray,
     player = _Player(channel, x, out, op)
     for sends, receives in _plan(algorithm, channel.rank, channel.ranks, x.size, x.itemsize):
         longest = max((part.high - part.low for part in (*sends, *receives)), default=0)
-        if longest <= player.segment and len(sends) <= 1 and len(receives) <= 1:
+        if any(isinstance(part.action, Reduce) and part.action.before for part in receives):
+            player.gather(sends, receives)
+        elif longest <= player.segment and len(sends) <= 1 and len(receives) <= 1:
             player.exchange(sends, receives)
         else:
             player.stream(sends, receives)
@@ -123,6 +125,33 @@ class _Player:
             else:
                 self.comm.Recv((target, self.byte), action.peer, TAG)
             self.combine(action, low, high, target)
+
+    def gather(self, sends: tuple[_Part, ...], receives: tuple[_Part, ...]) -> None:
+        """Receives of which some combine the messages of several ranks before the rank's own: one after the other."""
+        outgoing = []
+        for action, low, high in sends:
+            assert isinstance(action, Send)
+            sent = self.view(action.source, low, high).copy()  # the receives below may overwrite it
+            for begin in range(0, sent.size, SEGMENT_BYTES):
+                part = (sent[begin : begin + SEGMENT_BYTES], self.byte)
+                outgoing.append(self.comm.Isend(part, action.peer, TAG))
+        for received in receives:
+            size = (received.high - received.low) * self.itemsize
+            operand, more = np.empty(size, np.uint8), np.empty(size, np.uint8)
+            action = received.action
+            before = action.before if isinstance(action, Reduce) else ()
+            for number, peer in enumerate((*before, action.peer)):
+                target = more if number else operand
+                for begin in range(0, size, SEGMENT_BYTES):
+                    self.comm.Recv((target[begin : begin + SEGMENT_BYTES], self.byte), peer, TAG)
+                if number:
+                    left, right = (half.view(self.arrays["input"].dtype) for half in (operand, more))
+                    cpu().allreduce.reduce(left, right, left, self.op, threads=1)
+            if isinstance(action, Copy):
+                self.view("result", received.low, received.high)[:] = operand
+            self.combine(action, received.low, received.high, operand)
+        for request in outgoing:
+            request.Wait()
 
     def stream(self, sends: tuple[_Part, ...], receives: tuple[_Part, ...]) -> None:
         """Any number of messages of any length: see the head of this file."""

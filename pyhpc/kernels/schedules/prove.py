@@ -1,27 +1,31 @@
 """Proof by symbolic execution that a schedule is an all-reduce.
 
 Every rank's chunks hold expressions instead of numbers: a leaf is one rank's contribution, a node is (left op right).
-Playing the schedule of all ranks with rendezvous sends (a send ends only when it is received, the strictest an MPI may
-be) shows
+Playing the schedule of all ranks, step by step, shows
 
-- no deadlock: every rank reaches the end of its rounds, and no message is left over;
+- no deadlock: every message is received in the step in which it is sent, so that all ranks can walk through the steps
+  side by side, even where a send ends only when it is received;
 - exactly once: no expression is combined with one that shares a contribution, and at the end every chunk of every rank
   has all contributions;
 - equal bits: at the end all ranks hold the same expression, so any deterministic op gives all of them the same bits;
-- in place: the same holds where the result lies in the input's memory;
-- no race: nothing is received into memory that the same round sends or combines.
+- in place too: the input is read only until the result is first written there, the result only from then on;
+- no race: nothing is received into memory that the same step sends or combines;
+- the formula: as many messages, of as much volume, as the algorithm says.
+
+All chunks of all ranks are exact; nothing is sampled. Each action of a step is a few array operations over all ranks.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from pyhpc.kernels.schedules.schedule import Action, Algorithm, Buffer, Chunks, Copy, Reduce, Round, Send
+import numpy as np
 
+from pyhpc.kernels.schedules.expressions import Expressions, Twice
+from pyhpc.kernels.schedules.messages import Ends, ProofError, Step, own_rows, peers, walk
+from pyhpc.kernels.schedules.schedule import Algorithm, Copy, Path, Reduce, Send
 
-class ProofError(AssertionError):
-    """A schedule that is not an all-reduce; the sentence says which rule is broken where."""
+__all__ = ["Proof", "ProofError", "prove"]
 
 
 @dataclass(frozen=True)
@@ -29,154 +33,148 @@ class Proof:
     """What was shown, and what was counted on the way."""
 
     messages: int  # sent by all ranks
-    chunks_sent: int  # by all ranks; times the chunk's bytes is the volume
-    rounds: int  # the most of any rank
+    volume: float  # vector lengths sent by all ranks
+    steps: int
+    path: Path  # the sum over the steps of the most that any rank sends or receives, and reduces
     rank_order: bool  # contributions are combined in rank order: right for non-commutative operations too
 
 
-@dataclass
-class _Expressions:
-    """Expressions, equal ones stored once: an expression is its number."""
-
-    numbers: dict[tuple[int, int], int] = field(default_factory=dict)  # (left, right) → number
-    members: list[int] = field(default_factory=list)  # bit r: rank r contributes
-    spans: list[tuple[int, int] | None] = field(
-        default_factory=list
-    )  # first and last rank if in rank order without gap
-
-    def leaf(self, rank: int) -> int:
-        self.members.append(1 << rank)
-        self.spans.append((rank, rank))
-        return len(self.members) - 1
-
-    def node(self, left: int, right: int, where: str) -> int:
-        if self.members[left] & self.members[right]:
-            raise ProofError(f"{where}: a contribution would be counted twice")
-        if (left, right) not in self.numbers:
-            self.numbers[left, right] = len(self.members)
-            self.members.append(self.members[left] | self.members[right])
-            low, high = self.spans[left], self.spans[right]
-            self.spans.append((low[0], high[1]) if low and high and low[1] + 1 == high[0] else None)
-        return self.numbers[left, right]
-
-
-@dataclass(eq=False)
-class _Message:
-    chunks: Chunks
-    values: list[int]
-
-
-@dataclass
-class _Rank:
-    """One rank in the middle of its schedule."""
-
-    number: int
-    rounds: tuple[Round, ...]
-    memory: dict[Buffer, list[int | None]]
-    at: int = 0
-    begun: bool = False
-    sent: list[_Message] = field(default_factory=list)
-    waiting: deque[Action] = field(default_factory=deque)  # receives of this round that have not happened
-
-    @property
-    def where(self) -> str:
-        return f"rank {self.number} round {self.at}"
-
-    def read(self, buffer: Buffer, chunks: Chunks) -> list[int]:
-        values = self.memory[buffer][slice(*chunks)]
-        if len(values) != chunks[1] - chunks[0] or not values:
-            raise ProofError(f"{self.where}: chunks {chunks} do not exist")
-        known = [value for value in values if value is not None]
-        if len(known) != len(values):
-            raise ProofError(f"{self.where}: chunks {chunks} of the result are read before they are written")
-        return known
-
-
 class _World:
-    """All ranks and the messages between them."""
+    """The memory of all ranks: an expression for each chunk of each rank."""
 
-    def __init__(self, algorithm: Algorithm, ranks: int, in_place: bool) -> None:
-        self.expressions = _Expressions()
-        self.channels: dict[tuple[int, int], deque[_Message]] = defaultdict(deque)
-        self.messages = self.chunks_sent = 0
-        self.in_place = in_place
-        chunks = algorithm.chunks(ranks)
-        self.ranks = []
-        for rank in range(ranks):
-            given: list[int | None] = [self.expressions.leaf(rank)] * chunks
-            result: list[int | None] = given if in_place else [None] * chunks
-            self.ranks.append(_Rank(rank, algorithm.rounds(rank, ranks), {"input": given, "result": result}))
+    def __init__(self, algorithm: Algorithm, ranks: int) -> None:
+        self.ranks, self.chunks = ranks, algorithm.chunks(ranks)
+        self.expressions = Expressions(ranks)
+        self.held = np.repeat(np.arange(ranks, dtype=np.int64), self.chunks)  # chunk c of rank r: r · chunks + c
+        self.written = np.zeros(ranks * self.chunks, bool)  # the result lies there, no longer the input
+        self.copied_in = np.zeros(ranks * self.chunks, np.int32)  # the last step that copied into a chunk
+        self.step = 0
 
-    def run(self) -> None:
-        moved = True
-        while moved:
-            moved = False
-            for rank in self.ranks:
-                while rank.at < len(rank.rounds) and self.advance(rank):
-                    moved = True
-        stuck = [rank.where for rank in self.ranks if rank.at < len(rank.rounds)]
-        if stuck:
-            raise ProofError(f"deadlock: {', '.join(stuck)} can never end")
-        if any(self.channels.values()):
-            raise ProofError("a message is never received")
+    def cells(self, ends: Ends) -> tuple[np.ndarray, np.ndarray]:
+        """Where the chunks of all rows lie, one row after the other, and where each row begins among them."""
+        lengths = ends.last - ends.first
+        wrong = np.flatnonzero((lengths <= 0) | (ends.first < 0) | (ends.last > self.chunks))
+        if len(wrong):
+            k = wrong[0]
+            raise ProofError(
+                f"rank {ends.rank[k]} step {self.step}: chunks {ends.first[k]}:{ends.last[k]} do not exist"
+            )
+        edges = np.concatenate([[0], np.cumsum(lengths)])
+        begins = ends.rank * self.chunks + ends.first
+        return np.repeat(begins - edges[:-1], lengths) + np.arange(edges[-1]), edges
 
-    def advance(self, rank: _Rank) -> bool:
-        """Let `rank` do what it can; whether it did anything."""
-        moved = False
-        if not rank.begun:
-            self.begin(rank)
-            moved = True
-        for action in tuple(rank.waiting):
-            channel = self.channels[action.peer, rank.number]
-            if not channel:
-                break  # receives are carried out in the listed order
-            self.receive(rank, action, channel.popleft())
-            rank.waiting.popleft()
-            moved = True
-        if not rank.waiting and not any(
-            message in self.channels[rank.number, peer] for peer, message in self.sends(rank)
-        ):
-            rank.at, rank.begun, moved = rank.at + 1, False, True
-        return moved
+    def read(self, cells: np.ndarray, from_result: np.ndarray) -> np.ndarray:
+        """The expressions there; the buffer that is named must be the one that still, or already, holds them."""
+        wrong = np.flatnonzero(self.written[cells] != from_result)
+        if len(wrong):
+            rank, chunk = divmod(int(cells[wrong[0]]), self.chunks)
+            named = "result is read before it is" if from_result[wrong[0]] else "input is read after the result was"
+            raise ProofError(f"rank {rank} step {self.step}: chunk {chunk} of the {named} written there")
+        held: np.ndarray = self.held[cells]
+        return held
 
-    def sends(self, rank: _Rank) -> list[tuple[int, _Message]]:
-        peers = [action.peer for action in rank.rounds[rank.at] if isinstance(action, Send)]
-        return list(zip(peers, rank.sent, strict=True))
-
-    def begin(self, rank: _Rank) -> None:
-        actions = rank.rounds[rank.at]
-        self.check_races(rank, actions)
-        rank.begun, rank.sent = True, []
-        for action in actions:
+    def play(self, step: Step) -> None:
+        self.step += 1
+        self.expressions.next_step()
+        sent_cells, sent_edges = self.cells(step.sends)
+        # Rows of `sends` are in receiving order: what row k carries is carried[edges[k]:edges[k + 1]].
+        carried = self.carried(step, sent_cells)
+        self.refuse_races(step, sent_cells)
+        row = 0
+        for action in step.actions:
             if isinstance(action, Send):
-                message = _Message(action.chunks, rank.read(action.source, action.chunks))
-                rank.sent.append(message)
-                self.channels[rank.number, action.peer].append(message)
-                self.messages += 1
-                self.chunks_sent += len(message.values)
-        rank.waiting = deque(action for action in actions if not isinstance(action, Send))
+                continue
+            row = self.receive(action, step.receives, carried, sent_edges, row)
 
-    def check_races(self, rank: _Rank, actions: Round) -> None:
-        """A copy is received straight into the result: nothing else of its round may touch those chunks."""
-        for copy in actions:
-            for other in actions:
-                touches = not isinstance(other, Send) or other.source == "result" or self.in_place
-                if isinstance(copy, Copy) and other is not copy and touches and _overlap(copy.chunks, other.chunks):
-                    raise ProofError(f"{rank.where}: '{copy}' races with '{other}'")
+    def carried(self, step: Step, cells: np.ndarray) -> np.ndarray:
+        """What the messages carry, after a look at the buffers they are said to be sent from."""
+        for action in step.actions:
+            if isinstance(action, Send):
+                rank = own_rows(action, self.ranks)
+                mine, edges = self.cells(_ends(action, rank, self.ranks))
+                self.read(mine, _from_result(action.source, rank, edges, self.ranks))
+        values: np.ndarray = self.held[cells]
+        return values
 
-    def receive(self, rank: _Rank, action: Action, message: _Message) -> None:
-        if message.chunks != action.chunks:
-            raise ProofError(f"{rank.where}: '{action}' is sent chunks {message.chunks}")
-        values = message.values
+    def receive(self, action: Copy | Reduce, ends: Ends, carried: np.ndarray, edges: np.ndarray, row: int) -> int:
+        """Carry out one receiving action of all ranks, whose messages begin at `row`; the row after them."""
+        rank = own_rows(action, self.ranks)
+        cells, own_edges = self.cells(_ends(action, rank, self.ranks))
+        operand = np.full(self.ranks * self.chunks if len(peers(action)) > 1 else 0, -1)
+        for peer in peers(action):
+            count = int(np.count_nonzero(np.broadcast_to(peer, self.ranks) >= 0))
+            values = carried[edges[row] : edges[row + count]]
+            if len(operand):  # several messages, combined from left to right
+                there, _ = self.cells(Ends(*(rows[row : row + count] for rows in vars(ends).values())))
+                begun = operand[there] >= 0
+                values = values.copy()
+                values[begun] = self.node(operand[there[begun]], values[begun], there[begun])
+                operand[there] = values
+            row += count
+        if len(operand):
+            values = operand[cells]
         if isinstance(action, Reduce):
-            pairs = zip(rank.read(action.own, action.chunks), message.values, strict=True)
-            ordered = [pair if action.own_is_left else pair[::-1] for pair in pairs]
-            values = [self.expressions.node(left, right, rank.where) for left, right in ordered]
-        rank.memory["result"][slice(*action.chunks)] = values
+            own = self.read(cells, _from_result(action.own, rank, own_edges, self.ranks))
+            left = np.repeat(np.broadcast_to(action.own_is_left, self.ranks)[rank], np.diff(own_edges))
+            values = self.node(np.where(left, own, values), np.where(left, values, own), cells)
+        self.held[cells] = values
+        self.written[cells] = True
+        return row
+
+    def node(self, left: np.ndarray, right: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        try:
+            return self.expressions.nodes(left, right)
+        except Twice as pair:
+            rank, chunk = divmod(int(cells[pair.args[0]]), self.chunks)
+            raise ProofError(
+                f"rank {rank} step {self.step} chunk {chunk}: a contribution would be counted twice"
+            ) from None
+
+    def refuse_races(self, step: Step, sent_cells: np.ndarray) -> None:
+        """A copy is received straight into the result: nothing else of its step may touch those chunks."""
+        touched = [sent_cells]
+        for action in step.actions:
+            if isinstance(action, Send):
+                continue
+            cells, _ = self.cells(_ends(action, own_rows(action, self.ranks), self.ranks))
+            if isinstance(action, Copy):
+                self.refuse_copied(cells)
+                self.copied_in[cells] = self.step
+            else:
+                touched.append(cells)
+        if (~step.reduced).any():
+            self.refuse_copied(np.concatenate(touched))
+
+    def refuse_copied(self, cells: np.ndarray) -> None:
+        wrong = np.flatnonzero(self.copied_in[cells] == self.step)
+        if len(wrong):
+            rank, chunk = divmod(int(cells[wrong[0]]), self.chunks)
+            raise ProofError(f"rank {rank} step {self.step}: a copy into chunk {chunk} races with another action")
 
 
-def _overlap(a: Chunks, b: Chunks) -> bool:
-    return a[0] < b[1] and b[0] < a[1]
+def _ends(action: Send | Copy | Reduce, rank: np.ndarray, ranks: int) -> Ends:
+    """The rows of an action at its own ranks."""
+    columns = (np.broadcast_to(column, ranks)[rank] for column in (action.peer, *action.chunks))
+    return Ends(rank, *columns)
+
+
+def _from_result(buffer: object, rank: np.ndarray, edges: np.ndarray, ranks: int) -> np.ndarray:
+    """For each chunk of each row, whether the buffer named is the result."""
+    return np.repeat(np.broadcast_to(np.asarray(buffer) == "result", ranks)[rank], np.diff(edges))
+
+
+def _busiest(ranks: np.ndarray, weights: np.ndarray | None, count: int) -> float:
+    """The largest sum of weights of any rank."""
+    return float(np.bincount(ranks, weights, count).max()) if len(ranks) else 0.0
+
+
+def _step_path(step: Step, world: _World) -> Path:
+    """The most that any rank sends or receives, and reduces, in this step."""
+    ends, count = (step.sends, step.receives), world.ranks
+    size = (step.receives.last - step.receives.first) / world.chunks
+    messages = max(_busiest(end.rank, None, count) for end in ends)
+    volume = max(_busiest(end.rank, size, count) for end in ends)
+    return Path(messages, volume, _busiest(step.receives.rank[step.reduced], size[step.reduced], count))
 
 
 def prove(algorithm: Algorithm, ranks: int) -> Proof:
@@ -185,17 +183,26 @@ def prove(algorithm: Algorithm, ranks: int) -> Proof:
     Raises:
         ProofError: it is not; the sentence says which rule is broken where.
     """
-    for in_place in (True, False):
-        world = _World(algorithm, ranks, in_place)
-        world.run()
-        results = [rank.read("result" if ranks > 1 else "input", (0, algorithm.chunks(ranks))) for rank in world.ranks]
-        if any(world.expressions.members[value] != (1 << ranks) - 1 for value in results[0]):
-            raise ProofError("a chunk ends without every rank's contribution")
-        if any(result != results[0] for result in results):
-            raise ProofError("two ranks end with different expressions: their bits may differ")
-    return Proof(
-        messages=world.messages,
-        chunks_sent=world.chunks_sent,
-        rounds=max(len(rank.rounds) for rank in world.ranks),
-        rank_order=all(world.expressions.spans[value] == (0, ranks - 1) for value in results[0]),
-    )
+    world = _World(algorithm, ranks)
+    messages = chunks_sent = 0
+    paths = []
+    for step in walk(algorithm, ranks):
+        world.play(step)
+        messages += len(step.sends.rank)
+        chunks_sent += int((step.sends.last - step.sends.first).sum())
+        paths.append(_step_path(step, world))
+    result = world.held.reshape(ranks, world.chunks)
+    if not world.expressions.complete(result[0]).all():
+        raise ProofError("a chunk ends without every rank's contribution")
+    if (result != result[0]).any():
+        raise ProofError("two ranks end with different expressions: their bits may differ")
+    volume = chunks_sent / world.chunks
+    for what, counted, stated in (
+        ("messages", messages, algorithm.messages(ranks)),
+        ("vectors sent", volume, algorithm.volume(ranks)),
+    ):
+        if abs(counted - stated) > 1e-9 * counted:
+            raise ProofError(f"{counted} {what}, and the formula says {stated}")
+    total = np.array([(path.messages, path.volume, path.reduced) for path in paths]).reshape(-1, 3).sum(axis=0)
+    ordered = bool(world.expressions.in_rank_order(result[0]).all())
+    return Proof(messages, volume, len(paths), Path(*total.tolist()), ordered)

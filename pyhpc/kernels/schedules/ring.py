@@ -12,24 +12,23 @@ Source: P. Patarasuk and X. Yuan, Bandwidth optimal all-reduce algorithms for cl
 
 from __future__ import annotations
 
-from pyhpc.kernels.schedules.schedule import Algorithm, Copy, Path, Reduce, Round, Send
+from pyhpc.kernels.schedules.schedule import Algorithm, Buffer, Chunks, Copy, Index, Path, Reduce, Send, Steps
 
 
-def rounds(rank: int, ranks: int) -> tuple[Round, ...]:
-    """The rounds of one rank."""
+def steps(rank: Index, ranks: int) -> Steps:
+    """p−1 steps of reduce-scatter, p−1 of all-gather."""
     following, preceding = (rank + 1) % ranks, (rank - 1) % ranks
-    schedule: list[Round] = []
+    source: Buffer = "input"
     for step in range(ranks - 1):
         sent, received = _chunk(rank - step, ranks), _chunk(rank - step - 1, ranks)
-        source = Send(following, sent, "result" if step else "input")
-        schedule.append((source, Reduce(preceding, received, "input", own_is_left=False)))
+        yield Send(following, sent, source), Reduce(preceding, received, "input", own_is_left=False)
+        source = "result"
     for step in range(ranks - 1):
         sent, received = _chunk(rank + 1 - step, ranks), _chunk(rank - step, ranks)
-        schedule.append((Send(following, sent, "result"), Copy(preceding, received)))
-    return tuple(schedule)
+        yield Send(following, sent, "result"), Copy(preceding, received)
 
 
-def _chunk(index: int, ranks: int) -> tuple[int, int]:
+def _chunk(index: Index, ranks: int) -> Chunks:
     chunk = index % ranks
     return chunk, chunk + 1
 
@@ -43,7 +42,8 @@ ALGORITHM = Algorithm(
     name="ring",
     summary="reduce-scatter and all-gather around a ring: least volume, 2(p−1) messages (Patarasuk and Yuan 2009)",
     chunks=lambda ranks: ranks,
-    rounds=rounds,
+    steps=steps,
     path=path,
     messages=lambda ranks: 2 * ranks * (ranks - 1),
+    volume=lambda ranks: 2 * (ranks - 1),
 )

@@ -1,17 +1,21 @@
-"""What an all-reduce algorithm is: a schedule, plain data that is proved, priced and executed by one reading of it.
+"""What an all-reduce algorithm is: a schedule, plain data that is proved, priced, drawn and executed as it stands.
 
-A vector is cut into `chunks(ranks)` chunks. Each rank follows `rounds(rank, ranks)`: an ordered list of rounds, a round
-being a tuple of actions over ranges of chunks:
+A vector is cut into `chunks(ranks)` chunks. All ranks walk through the same steps; in each a rank has a tuple of
+actions over ranges of chunks:
 
     Send(peer, chunks, source)          send these chunks of the input or of the result
     Reduce(peer, chunks, own, order)    receive these chunks and write  result = own op received  (or received op own)
     Copy(peer, chunks)                  receive these chunks into the result
 
-All sends of a round carry what the rank held when the round began; a round ends when its sends and receives are
-complete. Between two ranks messages arrive in the order sent. The result of every chunk is a fixed expression, so that
-the order of the reduction, and with it every bit, is part of the schedule.
+All sends of a step carry what the rank held when the step began; the receives follow in the order listed; the step ends
+when all are complete. A message is received in the step in which it is sent, and between two ranks messages arrive in
+the order sent. `rounds(rank, ranks)` is what one rank plays: its steps without the idle ones. The result of every chunk
+is a fixed expression, so that the order of the reduction, and with it every bit, is part of the schedule.
 
 Reading the input until a chunk of the result is first written, instead of copying it first, saves one pass over memory.
+
+An algorithm writes its steps once, with `where` in place of `if`, for one rank (a number) or for many at once (arrays):
+a rank that plays computes its own rounds only, and 100 000 ranks are priced by a few array operations a step.
 """
 
 from __future__ import annotations
@@ -19,20 +23,29 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
 
 from pyhpc.registry import members
 
 Buffer = Literal["input", "result"]
-Chunks = tuple[int, int]  # first, one past the last
+Index = Any  # a number, or an array of numbers with one entry a rank
+Chunks = tuple[Index, Index]  # first, one past the last
+NOBODY = -1  # the peer of a rank that does not take part in an action
+
+
+def where(condition: Any, yes: Any, no: Any) -> Any:
+    """`yes` where the condition holds, else `no`, for numbers and for arrays."""
+    return np.where(condition, yes, no) if isinstance(condition, np.ndarray) else (yes if condition else no)
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
     """Send a range of chunks to `peer`."""
 
-    peer: int
+    peer: Index
     chunks: Chunks
     source: Buffer
 
@@ -42,16 +55,23 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Reduce:
-    """Receive a range of chunks from `peer` and combine it with the rank's own: result = left op right."""
+    """Receive a range of chunks and combine it with the rank's own: result = left op right.
 
-    peer: int
+    What is received is the message of `peer`; where other ranks' messages come `before`, it is all of them combined
+    from left to right, the one of `peer` last.
+    """
+
+    peer: Index
     chunks: Chunks
     own: Buffer
     own_is_left: bool  # result = own op received; otherwise received op own
+    before: tuple[Index, ...] = ()
 
     def __str__(self) -> str:
         name = f"[{self.chunks[0]}:{self.chunks[1]}]"
-        own, received = f"{self.own}{name}", f"from {self.peer}"
+        own, received = f"{self.own}{name}", " op ".join(f"from {peer}" for peer in (*self.before, self.peer))
+        if self.before and self.own_is_left:
+            received = f"({received})"
         left, right = (own, received) if self.own_is_left else (received, own)
         return f"result{name} = {left} op {right}"
 
@@ -60,7 +80,7 @@ class Reduce:
 class Copy:
     """Receive a range of chunks from `peer` into the result."""
 
-    peer: int
+    peer: Index
     chunks: Chunks
 
     def __str__(self) -> str:
@@ -69,6 +89,7 @@ class Copy:
 
 Action = Send | Reduce | Copy
 Round = tuple[Action, ...]
+Steps = Iterator[Round]
 
 
 @dataclass(frozen=True)
@@ -109,9 +130,15 @@ class Algorithm:
     name: str
     summary: str  # one line with its source
     chunks: Callable[[int], int]  # chunks(ranks)
-    rounds: Callable[[int, int], tuple[Round, ...]]  # rounds(rank, ranks)
+    steps: Callable[[Index, int], Steps]  # steps(rank or ranks, ranks), the same number for every rank
     path: Callable[[int], Path]  # path(ranks): the formula
     messages: Callable[[int], int]  # messages(ranks): sent in all by all ranks
+    volume: Callable[[int], float]  # volume(ranks): vector lengths sent in all by all ranks
+
+    def rounds(self, rank: int, ranks: int) -> tuple[Round, ...]:
+        """What one rank plays: its steps with its own actions, without those in which it has none."""
+        mine = (tuple(own for action in step if (own := _present(action))) for step in self.steps(rank, ranks))
+        return tuple(actions for actions in mine if actions)
 
     def seconds(self, ranks: int, bytes: int, model: Model) -> float:
         """The model's price."""
@@ -127,6 +154,15 @@ class Algorithm:
         for rank in range(ranks):
             for number, actions in enumerate(self.rounds(rank, ranks)):
                 yield f"rank {rank} round {number}: {'; '.join(map(str, actions))}"
+
+
+def _present(action: Action) -> Action | None:
+    """The action of one rank, or None where it takes no part in it."""
+    if action.peer == NOBODY:
+        return None
+    if isinstance(action, Reduce) and NOBODY in action.before:
+        return replace(action, before=tuple(peer for peer in action.before if peer != NOBODY))
+    return action
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from pyhpc.kernels.schedules.schedule import Model, algorithms, bounds, cheapest
 
 def test_every_file_with_an_algorithm_is_listed():
     files = {path.stem for path in Path(folder.__path__[0]).glob("*.py") if "\nALGORITHM" in path.read_text()}
-    assert {algorithm.rounds.__module__.rpartition(".")[2] for algorithm in algorithms().values()} == files
+    assert {algorithm.steps.__module__.rpartition(".")[2] for algorithm in algorithms().values()} == files
 
 
 @pytest.mark.parametrize("elements", [0, 1, 15, 16, 17, 1000, 4096, 4097])
@@ -25,9 +25,10 @@ def test_chunks_cover_the_vector_in_order_and_begin_on_cache_lines(elements, chu
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4, 8, 17])
-def test_short_vectors_take_recursive_doubling_and_long_ones_the_ring(ranks):
-    assert cheapest(ranks, 8).name == "recursive_doubling"
-    assert cheapest(ranks, 1 << 30).name == "ring"
+def test_short_vectors_travel_whole_in_few_messages_and_long_ones_in_the_least_volume(ranks):
+    short, long = cheapest(ranks, 8), cheapest(ranks, 1 << 30)
+    assert short.path(ranks).messages == min(a.path(ranks).messages for a in algorithms().values())
+    assert long.path(ranks).volume == min(a.path(ranks).volume for a in algorithms().values())
 
 
 def test_the_price_is_the_textbook_formula():

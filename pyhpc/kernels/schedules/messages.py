@@ -1,0 +1,125 @@
+"""The messages of all ranks in each step of a schedule, as arrays: what a proof, a price and a picture are made from.
+
+`walk(algorithm, ranks)` evaluates the algorithm's steps for all ranks at once. In a step the k-th send from a to b is
+received by the k-th receive of b from a; both must name the same chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pyhpc.kernels.schedules.schedule import NOBODY, Action, Algorithm, Index, Reduce, Round, Send
+
+
+class ProofError(AssertionError):
+    """A schedule that is not an all-reduce; the sentence says which rule is broken where."""
+
+
+@dataclass(frozen=True)
+class Ends:
+    """One end of each message of an action, in rows: the sends, or the receives from one of its peers."""
+
+    rank: np.ndarray
+    peer: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+
+
+@dataclass(frozen=True)
+class Step:
+    """All messages of a step: row k of `sends` arrives as row k of `receives`, which are in receiving order."""
+
+    actions: Round
+    sends: Ends
+    receives: Ends
+    reduced: np.ndarray  # whether the message is combined; otherwise it is copied
+
+
+def walk(algorithm: Algorithm, ranks: int) -> Iterator[Step]:
+    """The steps in which anything is sent.
+
+    Raises:
+        ProofError: a message that is never sent or never received in its step, or that names other chunks.
+    """
+    everybody = np.arange(ranks)
+    for number, actions in enumerate(algorithm.steps(everybody, ranks)):
+        received = [action for action in actions if not isinstance(action, Send)]
+        sends = _joined([_ends(action, action.peer, ranks) for action in actions if isinstance(action, Send)])
+        receives = [(action, _ends(action, peer, ranks)) for action in received for peer in peers(action)]
+        reduced = [np.full(len(ends.rank), isinstance(action, Reduce)) for action, ends in receives]
+        step = _matched(sends, _joined([ends for _, ends in receives]), ranks, f"step {number}")
+        if len(step[0].rank):
+            yield Step(actions, *step, np.concatenate(reduced))
+
+
+def peers(action: Action) -> tuple[Index, ...]:
+    """All peers of an action, in the order of their messages."""
+    return (*action.before, action.peer) if isinstance(action, Reduce) else (action.peer,)
+
+
+def own_rows(action: Action, ranks: int) -> np.ndarray:
+    """The ranks that take part in the action."""
+    return np.flatnonzero(np.broadcast_to(action.peer, ranks) != NOBODY)
+
+
+def _ends(action: Action, peer: Index, ranks: int) -> Ends:
+    """The rows of the ranks that take part."""
+    peers = np.broadcast_to(peer, ranks)
+    rank = np.flatnonzero(peers != NOBODY)
+    if (peers[rank] < 0).any() or (peers[rank] >= ranks).any():
+        raise ProofError(f"'{action}' names a rank that does not exist")
+
+    def of(value: Any) -> np.ndarray:
+        return np.broadcast_to(value, ranks)[rank]
+
+    return Ends(rank, of(peer), of(action.chunks[0]), of(action.chunks[1]))
+
+
+def _joined(ends: list[Ends]) -> Ends:
+    if not ends:
+        nothing = np.empty(0, np.int64)
+        return Ends(nothing, nothing, nothing, nothing)
+    return ends[0] if len(ends) == 1 else Ends(*(np.concatenate(rows) for rows in zip(*map(_rows, ends), strict=True)))
+
+
+def _rows(ends: Ends) -> tuple[np.ndarray, ...]:
+    return ends.rank, ends.peer, ends.first, ends.last
+
+
+def _matched(sends: Ends, receives: Ends, ranks: int, where: str) -> tuple[Ends, Ends]:
+    """The sends in the order of the receives that take them."""
+    sent, awaited = sends.rank * ranks + sends.peer, receives.peer * ranks + receives.rank
+    # Stable: between two ranks the order stays as listed.
+    by_sender, by_receiver = np.argsort(sent, kind="stable"), np.argsort(awaited, kind="stable")
+    if len(sent) != len(awaited) or (sent[by_sender] != awaited[by_receiver]).any():
+        unreceived, unsent = _surplus(sent, awaited), _surplus(awaited, sent)
+        if unsent is not None:
+            sender, receiver = divmod(unsent, ranks)
+            raise ProofError(f"{where}: deadlock, rank {receiver} waits for a message that rank {sender} never sends")
+        assert unreceived is not None
+        sender, receiver = divmod(unreceived, ranks)
+        raise ProofError(f"{where}: a message from rank {sender} is never received by rank {receiver}")
+    taken = np.empty(len(sent), np.int64)
+    taken[by_receiver] = by_sender
+    sends = Ends(*(rows[taken] for rows in _rows(sends)))
+    differ = np.flatnonzero((sends.first != receives.first) | (sends.last != receives.last))
+    if len(differ):
+        k = differ[0]
+        raise ProofError(
+            f"{where}: rank {receives.rank[k]} awaits chunks {receives.first[k]}:{receives.last[k]} from rank "
+            f"{sends.rank[k]} and is sent chunks {sends.first[k]}:{sends.last[k]}"
+        )
+    return sends, receives
+
+
+def _surplus(keys: np.ndarray, others: np.ndarray) -> int | None:
+    """A key that is more often in `keys` than in `others`."""
+    found, counts = np.unique(keys, return_counts=True)
+    sorted_others = np.sort(others)
+    there = np.searchsorted(sorted_others, found, "right") - np.searchsorted(sorted_others, found, "left")
+    more = found[counts > there]
+    return int(more[0]) if len(more) else None
