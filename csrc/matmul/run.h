@@ -6,6 +6,7 @@
 #include "core/workspace.h"
 #include "matmul/direct.h"
 #include "matmul/few_rows.h"
+#include "matmul/inner.h"
 
 namespace pyhpc::matmul {
 namespace {
@@ -36,13 +37,16 @@ struct Runner {
     const bool by_item = useful == 1 || items >= 4 * useful || items % useful == 0;
     const Blocked<ThisTile> blocks(first.m, first.n, first.k);
     const bool small = !streamed && by_item && Small::takes(first, blocks.k_block);
+    const Inner<ThisTile> inner{blocks};
+    const bool by_k = !streamed && !by_item && inner.takes(first, useful);
     // Each thread packs all that it needs, into memory of its own.
-    const bool alone = by_item || (blocks.few_rows && ceil_div(first.n, ThisTile::columns) >= 4 * useful);
+    const bool alone = by_item || by_k || (blocks.few_rows && ceil_div(first.n, ThisTile::columns) >= 4 * useful);
     const int64_t a_words = streamed ? Streamed::a_words(first.m, first.k)
                             : small  ? Small::space_words(first.k)
                                      : blocks.a_words();
     const int64_t b_words = streamed || small ? 0 : (alone ? 1 : 2) * blocks.b_words();
-    auto* space = static_cast<Word*>(workspace(0, sizeof(Word) * useful * (a_words + b_words)));
+    const int64_t copies_words = by_k ? inner.copies_words(first) : 0;
+    auto* space = static_cast<Word*>(workspace(0, sizeof(Word) * (useful * (a_words + b_words) + copies_words)));
     if (!space) return false;
     in_parallel(useful, [&](Team all) {
       const Team team = by_item ? Team{0, 1} : all;
@@ -56,6 +60,8 @@ struct Runner {
           Streamed::run(one, team, a_space);
         } else if (small) {
           Small::run(one, a_space);
+        } else if (by_k) {
+          inner.run(one, team, a_space, b_space, space + useful * (a_words + b_words));
         } else if (alone) {
           const Range columns = part(one.n, ThisTile::columns, team.rank, team.size);
           if (columns.begin < columns.end) blocks.run(one.columns(columns), Team{0, 1}, a_space, b_space);

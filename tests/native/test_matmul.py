@@ -195,6 +195,21 @@ def test_a_team_computes_what_one_thread_does_over_several_blocks(variant):
     assert team.tobytes() == alone.tobytes()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_a_team_adds_up_a_long_inner_product_in_the_order_of_one_thread(variant, dtype, accumulate):
+    a, b = random((21, 7001), dtype), random((7001, 35), dtype)
+    start = random((21, 35), dtype, seed=1).astype(OUTPUT[dtype])
+    results = []
+    for threads in (1, 2, 3, 6):
+        out = np.asfortranarray(start[::-1] if accumulate else poisoned(start.shape, dtype))[::-1]
+        matmul.run(a, b, out, accumulate=accumulate, variant=variant, threads=threads)
+        assert_is_product(out, a, b, start if accumulate else None)
+        results.append(out.tobytes())
+    assert len(set(results)) == 1
+
+
 @pytest.mark.parametrize("dtype", DTYPES[:-1])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("special", [np.inf, -np.inf, np.nan])
