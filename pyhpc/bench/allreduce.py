@@ -149,7 +149,8 @@ def benchmark(sweep: Sweep, comm: Any = None) -> Result:
         Unsupported: there is no MPI.
     """
     private = channel(comm)
-    refused = {name: reason for name in sweep.algorithms if (reason := algorithm_refusal(name, sweep.dtype))}
+    reasons = {name: algorithm_refusal(name, sweep.dtype, sweep.op) for name in sweep.algorithms}
+    refused = {name: reason for name, reason in reasons.items() if reason is not None}
     names = [name for name in sweep.algorithms if name not in refused]
     rows: list[Row] = []
     for size in sweep.sizes:

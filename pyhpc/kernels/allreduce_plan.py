@@ -13,7 +13,7 @@ from pyhpc.errors import InvalidArgument
 from pyhpc.kernels import invariant
 from pyhpc.kernels.allreduce_problem import OPS
 from pyhpc.kernels.allreduce_variants import algorithm_refusal
-from pyhpc.kernels.data import DTYPES
+from pyhpc.kernels.data import DTYPES, UNIT_ROUNDOFF
 from pyhpc.kernels.schedules.play import play
 from pyhpc.kernels.schedules.schedule import Algorithm, algorithms, cheapest
 
@@ -65,17 +65,17 @@ def check(request: Request) -> None:
     Raises:
         InvalidArgument: the sentence says why, and what can.
     """
-    reason = None
     if request.order == "invariant":
         reason = invariant.refusal(request.dtype, request.op)
-    elif request.algorithm == "mpi":
-        reason = algorithm_refusal(request.algorithm, request.dtype)
         if reason is not None:
-            reason += "; use algorithm='auto'"
-        elif request.order == "repeatable":
-            reason = "an MPI library promises no repeatable order; use algorithm='auto', or order='fast'"
+            raise InvalidArgument(reason)
+    if request.order == "invariant" and request.dtype in UNIT_ROUNDOFF:
+        return  # the ranks combine integers of 64 bits, and the largest of others: every algorithm can
+    reason = algorithm_refusal(request.algorithm, request.dtype, request.op)
+    if reason is None and request.algorithm == "mpi" and request.order == "repeatable":
+        reason = "an MPI library promises no repeatable order"
     if reason is not None:
-        raise InvalidArgument(reason)
+        raise InvalidArgument(f"{reason}; use algorithm='auto'")
 
 
 def plan(private: Channel, request: Request) -> Run:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pyhpc.comm import absence, channel, launch
+from pyhpc.comm import absence, channel, launch, library
 from pyhpc.kernels.allreduce_problem import OPS, AllreduceProblem
 from pyhpc.kernels.kernel import Arrays, Variant
 from pyhpc.kernels.numba_tools import widened
@@ -22,9 +22,15 @@ from pyhpc.kernels.variants import native_variants
 from pyhpc.native import cpu
 
 
-def algorithm_refusal(name: str, dtype: str) -> str | None:
-    """Why this algorithm cannot take this dtype, or None."""
-    return f"MPI_Allreduce has no {dtype}" if name == "mpi" and dtype in ("float16", "bfloat16") else None
+def algorithm_refusal(name: str, dtype: str, op: str) -> str | None:
+    """Why this algorithm cannot combine this, or None."""
+    if name != "mpi":
+        return None
+    if dtype in ("float16", "bfloat16"):
+        return f"MPI_Allreduce has no {dtype}"
+    if op == "sum" and dtype in ("int8", "uint8", "int16", "uint16") and library().startswith("Open MPI"):
+        return f"Open MPI's MPI_Allreduce saturates sums of {dtype} (5.0.11 with AVX); they must wrap"
+    return None
 
 
 def _across_ranks(name: str) -> Variant:
@@ -38,7 +44,9 @@ def _across_ranks(name: str) -> Variant:
         if ranks != problem.ranks:
             return f"needs {problem.ranks} MPI ranks; this process is one of {ranks}"
         reason = absence()
-        return algorithm_refusal(name, problem.dtype) if reason is None else f"MPI is absent because {reason}"
+        return (
+            algorithm_refusal(name, problem.dtype, problem.op) if reason is None else f"MPI is absent because {reason}"
+        )
 
     def prepare(problem: AllreduceProblem, arrays: Arrays) -> Arrays:
         return {"contribution": problem.contribution(channel().rank)}
