@@ -12,6 +12,7 @@
 #include "core/array.h"
 #include "core/dlpack.h"
 #include "core/error.h"
+#include "core/torch.h"
 
 namespace pyhpc {
 namespace py = pybind11;
@@ -123,6 +124,11 @@ inline void from_tensor(const dlpack::Tensor& tensor, bool writable, const char*
     case dlpack::bfloat_code:
       out.dtype = DType::bfloat16;
       break;
+    case dlpack::complex_code:
+    case dlpack::bool_code:
+      fail(argument, std::string("has ") + (tensor.dtype.code == dlpack::bool_code ? "bool" : "complex") +
+                         " elements, which no kernel takes");
+      break;
     default:
       fail(argument, "has a DLPack element type that no kernel takes");
   }
@@ -217,12 +223,31 @@ inline void from_buffer(py::handle object, const char* argument, Borrowed& out) 
   out.writable = !out.buffer.readonly;
 }
 
+inline void check_alignment(const char* argument, const Borrowed& out) {
+  if (reinterpret_cast<uintptr_t>(out.data) & (itemsize(out.dtype) - 1))
+    fail(argument, "is not aligned to its element size; copy it first");
+}
+
 }  // namespace bind_detail
 
-inline void borrow(py::handle object, const char* argument, Borrowed& out) {
-  if (py::isinstance<py::array>(object))
+// Reads an array that takes no step in Python to read: false if `object` is another one.
+inline bool borrow_directly(py::handle object, const char* argument, Borrowed& out) {
+  dlpack::Tensor tensor;
+  if (py::isinstance<py::array>(object)) {
     bind_detail::from_numpy(object, argument, out);
-  else if (py::hasattr(object, "__dlpack__"))
+  } else if (torch::show(object, tensor)) {
+    bind_detail::from_tensor(tensor, true, argument, out);
+    out.owner = py::reinterpret_borrow<py::object>(object);
+  } else {
+    return false;
+  }
+  bind_detail::check_alignment(argument, out);
+  return true;
+}
+
+inline void borrow(py::handle object, const char* argument, Borrowed& out) {
+  if (borrow_directly(object, argument, out)) return;
+  if (py::hasattr(object, "__dlpack__"))
     bind_detail::from_dlpack(object, argument, out);
   else if (py::hasattr(object, "__cuda_array_interface__"))
     bind_detail::from_cuda_interface(object, argument, out);
@@ -234,8 +259,7 @@ inline void borrow(py::handle object, const char* argument, Borrowed& out) {
         "is a " + std::string(Py_TYPE(object.ptr())->tp_name) +
             ", not an array: give NumPy, PyTorch, CuPy, Numba, or anything with DLPack, the buffer protocol or "
             "__cuda_array_interface__");
-  if (reinterpret_cast<uintptr_t>(out.data) & (itemsize(out.dtype) - 1))
-    bind_detail::fail(argument, "is not aligned to its element size; copy it first");
+  bind_detail::check_alignment(argument, out);
 }
 
 // Whether `object` is a numpy.ndarray itself, of no derived type.

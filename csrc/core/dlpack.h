@@ -5,7 +5,14 @@
 namespace pyhpc::dlpack {
 
 enum DeviceType : int32_t { cpu = 1, cuda = 2, cuda_host = 3, cuda_managed = 13 };
-enum TypeCode : uint8_t { int_code = 0, uint_code = 1, float_code = 2, bfloat_code = 4 };
+enum TypeCode : uint8_t {
+  int_code = 0,
+  uint_code = 1,
+  float_code = 2,
+  bfloat_code = 4,
+  complex_code = 5,
+  bool_code = 6
+};
 constexpr uint64_t flag_read_only = 1;
 
 struct Device {
@@ -36,6 +43,18 @@ struct ManagedVersioned {
   void (*deleter)(ManagedVersioned*);
   uint64_t flags;
   Tensor tensor;
+};
+
+// C functions of a producer, which live as long as the process: `__dlpack_c_exchange_api__` of its type, a capsule
+// named "dlpack_exchange_api" (version 1.3).
+struct ExchangeApi {
+  uint32_t major, minor;
+  ExchangeApi* previous;
+  int (*allocate)(Tensor*, ManagedVersioned**, void*, void (*)(void*, const char*, const char*));
+  int (*managed_from_object)(void*, ManagedVersioned**);
+  int (*object_from_managed)(ManagedVersioned*, void**);
+  int (*tensor_from_object)(void* object, Tensor* out);  // out is of the object's memory; -1: a Python error is set
+  int (*current_stream)(int32_t, int32_t, void**);
 };
 
 }  // namespace pyhpc::dlpack

@@ -121,14 +121,13 @@ const PackedOperand* as_packed(py::handle object) {
 
 // The operands of a call, in host memory.
 struct Operands {
-  const PackedOperand* packed;
+  const PackedOperand* packed = nullptr;
   Borrowed a, array, out;
 
-  Operands(py::handle a_object, py::handle b_object) : packed(as_packed(b_object)) {
+  Operands() = default;
+  Operands(py::handle a_object, py::handle b_object, py::handle out_object) : packed(as_packed(b_object)) {
     borrow(a_object, "a", a), require_on_cpu(a, "a");
     if (!packed) borrow(b_object, "b", array), require_on_cpu(array, "b");
-  }
-  Operands(py::handle a_object, py::handle b_object, py::handle out_object) : Operands(a_object, b_object) {
     borrow(out_object, "out", out), require_on_cpu(out, "out");
   }
   const Array& b() const { return packed ? packed->array() : array; }
@@ -177,36 +176,39 @@ int64_t check(py::handle a, py::handle b, py::handle out, int threads, std::stri
   return wrong_row(problem, {}, call);
 }
 
-// A new array for the product.
-py::object output_for(const Problem& problem) {
+// A new array for the product, of a's library.
+py::object output_for(const Problem& problem, py::handle a) {
   const DType type = output_dtype(problem.dtype);
   using Numpy = py::detail::npy_api;
   int64_t shape[Array::max_ndim];
   const int ndim = output_shape(problem, shape);
+  if (!is_ndarray(a)) return torch::empty(a, type, ndim, shape);
   return empty_ndarray(py::dtype(type == DType::float64   ? Numpy::NPY_DOUBLE_
                                  : type == DType::float32 ? Numpy::NPY_FLOAT_
                                                           : Numpy::NPY_INT32_),
                        ndim, shape);
 }
 
-// pyhpc.matmul of NumPy arrays without a step in Python: what a small product costs is its call.
+// pyhpc.matmul of NumPy arrays or PyTorch tensors without a step in Python: what a small product costs is its call.
 py::object multiply(py::handle a, py::handle b, const py::object& out, bool accumulate, int threads,
                     std::string_view variant) {
-  const auto takes = [](py::handle object) {
-    return is_ndarray(object) && py::reinterpret_borrow<py::array>(object).ndim() >= 2;
-  };
-  if (!takes(a) || !(takes(b) || as_packed(b))) return py::none();
-  if (!out.is_none()) {
-    if (!is_ndarray(out)) return py::none();
-    run(a, b, out, accumulate, threads, variant);
-    return out;
-  }
-  require(!accumulate, "accumulate=True adds to out; give out");
-  Operands operands(a, b);
+  const auto alike = [&](py::handle object) { return Py_TYPE(object.ptr()) == Py_TYPE(a.ptr()); };
+  const PackedOperand* packed = alike(b) ? nullptr : as_packed(b);
+  if (!(is_ndarray(a) || torch::is_tensor(a)) || !(alike(b) || packed) || !(alike(out) || out.is_none()))
+    return py::none();
+  Operands operands;
+  operands.packed = packed;
+  if (!borrow_directly(a, "a", operands.a) || !(packed || borrow_directly(b, "b", operands.array)) ||
+      !(out.is_none() || borrow_directly(out, "out", operands.out)) || operands.a.ndim < 2 || operands.b().ndim < 2)
+    return py::none();
   Problem problem = product_of(operands.a, operands.b());
-  const py::object result = output_for(problem);
-  borrow(result, "out", operands.out);
-  set_output(operands.out, false, problem);
+  require(!accumulate || !out.is_none(), "accumulate=True adds to out; give out");
+  const py::object result = out.is_none() ? output_for(problem, a) : out;
+  if (out.is_none())
+    borrow_directly(result, "out", operands.out);
+  else
+    check_output(operands.a, operands.b(), operands.out, problem);
+  set_output(operands.out, accumulate, problem);
   compute(problem, Call(problem, operands.packed, threads, variant));
   return result;
 }
@@ -237,10 +239,11 @@ void bind(py::module_& module) {
              "As run, then the first row of out, counted over the batch, whose sum is not the product's; -1: none.");
   module.def("check", &check, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("threads") = 0,
              py::arg("variant") = "", "The same for an out that was computed before.");
-  module.def("multiply", &multiply, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("accumulate"),
-             py::arg("threads"), py::arg("variant"),
-             "As run, but returns out, which it makes where it is None; and None, having done nothing, where an array "
-             "is no numpy.ndarray or a or b is a vector.");
+  module.def(
+      "multiply", &multiply, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("accumulate"), py::arg("threads"),
+      py::arg("variant"),
+      "As run, but returns out, which it makes where it is None; and None, having done nothing, where the arrays "
+      "are not all numpy.ndarray or all tensors of PyTorch that need no preparation, or a or b is a vector.");
   module.def(
       "variants", [] { return list_variants(variants); },
       "Names, best first, each with the reason why it cannot run here, or \"\".");

@@ -50,7 +50,7 @@ def _interface_stream(like: Operand) -> int:
 
 def _torch_empty(like: Operand, shape: tuple[int, ...], dtype: str) -> Any:
     torch = sys.modules["torch"]
-    return torch.empty(shape, dtype=getattr(torch, dtype), device=like.array.device if like.device != HOST else None)
+    return torch.empty(shape, dtype=getattr(torch, dtype), device=like.array.device)
 
 
 def _torch_stream(like: Operand) -> int:
@@ -106,10 +106,13 @@ def _describe_torch(tensor: Any, argument: str) -> Operand:
                 "or call under torch.no_grad()"
             )
         tensor = tensor.detach()
-    dtype, on_host = _torch_name(tensor.dtype), tensor.is_cpu
-    # A NumPy view is read four times faster than a DLPack capsule; NumPy has no bfloat16 that PyTorch knows.
-    array = tensor.numpy() if on_host and dtype != "bfloat16" else tensor
-    return Operand(array, TORCH, tuple(tensor.shape), dtype, HOST if on_host else tensor.get_device())
+    if tensor.is_neg():
+        raise InvalidArgument(f"{argument} is a negated view of memory; give {argument}.resolve_neg()")
+    if tensor.layout is not torch.strided:
+        raise InvalidArgument(f"{argument} is {tensor.layout}; give {argument}.to_dense()")
+    return Operand(
+        tensor, TORCH, tuple(tensor.shape), _torch_name(tensor.dtype), HOST if tensor.is_cpu else tensor.get_device()
+    )
 
 
 def describe(array: Any, argument: str) -> Operand:
@@ -189,9 +192,10 @@ def host_view(operand: Operand) -> np.ndarray:
         raise InvalidArgument(f"the operands are on {_place(operand)}; this variant takes arrays on the CPU")
     if isinstance(operand.array, np.ndarray):
         return operand.array
-    if operand.library is TORCH:  # bfloat16: the same 16 bits
-        view: np.ndarray = operand.array.view(sys.modules["torch"].int16).numpy().view(DTYPES["bfloat16"])
-        return view
+    if operand.library is TORCH:
+        narrow = operand.dtype == "bfloat16"  # NumPy knows PyTorch's as 16 bits alone
+        view: np.ndarray = (operand.array.view(sys.modules["torch"].int16) if narrow else operand.array).numpy()
+        return view.view(DTYPES["bfloat16"]) if narrow else view
     return np.from_dlpack(operand.array)
 
 

@@ -70,7 +70,7 @@ def matmul(
     name = variant or ""  # C++ reads PYHPC_VARIANT
     if name != "numba" and not check and dtype is None:
         result = _multiply()(a, b, out, accumulate, threads or 0, name)
-        if result is not None:  # the common case: matrices of NumPy
+        if result is not None:  # the common case: matrices of NumPy or PyTorch
             return result
     left = describe(a, "a")
     packed = packed_operand(b, left)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyhpc import matmul
+from pyhpc import matmul, pack
 from pyhpc.errors import InvalidArgument, Unsupported
 from pyhpc.kernels import matmul_problem
 from pyhpc.kernels.data import DTYPES
@@ -81,6 +81,47 @@ def test_torch_tensors_give_torch_tensors(dtype):
     out = torch.empty_like(c)
     assert matmul(torch.from_numpy(a).to(kind), torch.from_numpy(b).to(kind), out=out) is out
     assert torch.equal(out, c)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
+def test_tensors_of_every_kind_are_multiplied_as_they_are(dtype):
+    torch = pytest.importorskip("torch")
+    kind = getattr(torch, dtype)
+    a = torch.arange(-30, 30).to(kind).reshape(3, 5, 4)
+    b = torch.arange(-12, 12).to(kind).reshape(6, 4).T[:, 1::2]
+    exact = torch.matmul(a.long(), b.long())
+    assert torch.equal(matmul(a[1], b).long(), exact[1])
+    assert torch.equal(matmul(a, b, threads=1).long(), exact)
+    assert torch.equal(matmul(a, pack(b)).long(), exact)
+    assert torch.equal(matmul(a[:, :0], b), torch.empty(3, 0, 3, dtype=getattr(torch, RESULT_DTYPE[dtype])))
+    out = torch.ones(3, 3, 5, dtype=getattr(torch, RESULT_DTYPE[dtype])).mT
+    assert matmul(a, b, out=out, accumulate=True) is out
+    assert torch.equal(out.long(), exact + 1)
+    with torch.device("meta"), torch.no_grad():  # neither where new tensors are made nor gradients matter
+        parameter = torch.nn.Parameter(a.float()) if dtype == "float32" else a
+        assert torch.equal(matmul(parameter, b).long().cpu(), exact)
+
+
+def test_tensors_that_hide_their_memory_are_refused_with_the_reason():
+    torch = pytest.importorskip("torch")
+    ones = torch.ones(2, 2)
+    negated = torch.complex(ones, ones).conj().imag
+    assert negated.is_neg()
+    assert matmul(negated.resolve_neg(), ones).tolist() == [[-2, -2], [-2, -2]]
+    for tensor, sentence in [
+        (negated, r"^a is a negated view of memory; give a\.resolve_neg\(\)"),
+        (ones.to_sparse(), r"^a is torch\.sparse_coo; give a\.to_dense\(\)"),
+        (torch.ones(2, 2, requires_grad=True), r"^a requires grad, and pyhpc computes no gradients"),
+        (ones > 0, "^a has bool elements, which no kernel takes"),
+        (torch.complex(ones, ones), "^a has complex elements, which no kernel takes"),
+        (torch.ones(2, 2, dtype=torch.int64), "^a and b are int64; matmul takes"),
+    ]:
+        with pytest.raises(InvalidArgument, match=sentence):
+            matmul(tensor, tensor)
+    with pytest.raises(InvalidArgument, match=r"^out shares memory with a"):
+        matmul(out := torch.ones(2, 2), torch.ones(2, 2), out=out)
+    with pytest.raises(InvalidArgument, match=r"^accumulate=True adds to out; give out"):
+        matmul(torch.ones(2, 2), torch.ones(2, 2), accumulate=True)
 
 
 def test_out_is_the_callers_array_and_accumulate_adds_to_it():
