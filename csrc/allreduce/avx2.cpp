@@ -30,6 +30,6 @@ struct Target {
 }  // namespace
 
 extern const Variant avx2;
-const Variant avx2 = {"avx2", Loops<Target>::reduce};
+const Variant avx2 = {"avx2", Loops<Target>::reduce, Copy<Target>::run};
 
 }  // namespace pyhpc::allreduce

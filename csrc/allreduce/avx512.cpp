@@ -36,6 +36,6 @@ struct Target {
 }  // namespace
 
 extern const Variant avx512;
-const Variant avx512 = {"avx512", Loops<Target>::reduce};
+const Variant avx512 = {"avx512", Loops<Target>::reduce, Copy<Target>::run};
 
 }  // namespace pyhpc::allreduce

@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "allreduce/bind_engine.h"
 #include "allreduce/check.h"
 #include "core/threads.h"
 #include "core/variant.h"
@@ -84,6 +85,7 @@ void bind(py::module_& module) {
   module.def(
       "variants", [] { return list_variants(all_variants); },
       "Names best first, each with the reason why it cannot run here, or an empty string.");
+  bind_engine(module, [](std::string_view wanted) -> const Variant& { return choose(all_variants, wanted); });
 }
 
 }  // namespace pyhpc::allreduce

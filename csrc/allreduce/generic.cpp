@@ -57,6 +57,6 @@ struct Target {
 }  // namespace
 
 extern const Variant generic;
-const Variant generic = {"generic", Loops<Target>::reduce};
+const Variant generic = {"generic", Loops<Target>::reduce, Copy<Target>::run};
 
 }  // namespace pyhpc::allreduce

@@ -121,6 +121,26 @@ struct Loop {
   }
 };
 
+// to = from. Ordinary stores are the C library's business; streaming ones want whole aligned vectors.
+template <class Target>
+struct Copy {
+  typedef typename Target::Raw Unaligned __attribute__((aligned(1), may_alias));
+
+  static void run(char* to, const char* from, int64_t bytes, bool streaming) {
+    constexpr int64_t width = Target::bytes;
+    const int64_t head = (width - static_cast<int64_t>(reinterpret_cast<uintptr_t>(to) % width)) % width;
+    if (!streaming || bytes < head + width) {
+      __builtin_memcpy(to, from, bytes);
+      return;
+    }
+    __builtin_memcpy(to, from, head);
+    int64_t at = head;
+    for (; at + width <= bytes; at += width) Target::stream(to + at, *reinterpret_cast<const Unaligned*>(from + at));
+    __builtin_memcpy(to + at, from + at, bytes - at);
+    Target::fence();
+  }
+};
+
 template <class Target>
 struct Loops {
   template <class Kind>

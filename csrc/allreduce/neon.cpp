@@ -27,6 +27,6 @@ struct Target {
 }  // namespace
 
 extern const Variant neon;
-const Variant neon = {"neon", Loops<Target>::reduce};
+const Variant neon = {"neon", Loops<Target>::reduce, Copy<Target>::run};
 
 }  // namespace pyhpc::allreduce

@@ -22,6 +22,7 @@ struct Span {  // one thread's share
 struct Variant {
   const char* name;
   void (*reduce)(DType dtype, Operation operation, const Span& span);
+  void (*copy)(char* to, const char* from, int64_t bytes, bool streaming);  // ranges apart, of any alignment
 };
 
 }  // namespace pyhpc::allreduce

@@ -276,15 +276,20 @@ inline py::object empty_ndarray(const py::dtype& type, int ndim, const int64_t* 
   return py::reinterpret_steal<py::object>(array);
 }
 
-// Turns pyhpc::Error into the class of pyhpc.errors that its kind names. Called once by each module.
+// Sets Python's error to the class of pyhpc.errors that the kind names.
+inline void set_error(const Error& error) {
+  const char* names[] = {"InvalidArgument", "Unsupported", "DeviceError", "CommunicationError"};
+  const py::object type = py::module_::import("pyhpc.errors").attr(names[static_cast<int>(error.kind)]);
+  PyErr_SetString(type.ptr(), error.what());
+}
+
+// Turns pyhpc::Error into a Python error. Called once by each module.
 inline void register_errors(py::module_&) {
   py::register_exception_translator([](std::exception_ptr pending) {
     try {
       if (pending) std::rethrow_exception(pending);
     } catch (const Error& error) {
-      const char* names[] = {"InvalidArgument", "Unsupported", "DeviceError", "CommunicationError"};
-      const py::object type = py::module_::import("pyhpc.errors").attr(names[static_cast<int>(error.kind)]);
-      PyErr_SetString(type.ptr(), error.what());
+      set_error(error);
     }
   });
 }

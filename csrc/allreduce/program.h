@@ -1,0 +1,71 @@
+// A schedule as one rank plays it: a flat list of actions over bytes, in rounds, strip by strip.
+//
+// A strip is a piece of every chunk. A long vector is played strip by strip, each through all rounds, so that what one
+// round writes is still in the cache when the next one sends it. Every element goes through the schedule's own
+// expression whatever the strips are.
+#pragma once
+#include <stdint.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "core/error.h"
+
+namespace pyhpc::allreduce {
+
+struct Action {
+  enum Kind : int { send, reduce, copy };
+  Kind kind;
+  int peer;
+  int64_t low, high;  // bytes of the vector; of its first strip when there are several
+  bool input;         // what is sent, or a reduction's own operand: the input, otherwise the result
+  bool own_is_left;   // result = own op received, otherwise received op own
+  int previous;       // the action of the same round before this one with the same peer and direction, or -1
+};
+
+// How the vector travels inside a node; decided by the engine's rule, the same on all ranks.
+struct Choice {
+  int64_t lines_bytes;  // messages up to this travel in the lines of the ring
+  bool single_copy;     // longer ones: the receiver reads the sender's memory; otherwise they are staged in slots
+  int64_t piece_bytes;  // a long message is sent in pieces of at most this; at most a slot where staged
+  int64_t step_bytes;   // of every chunk in a strip
+  int64_t strips;
+  bool streaming_slots;    // slots are written past the caches
+  bool streaming_results;  // and so are results
+  int64_t network_bytes;   // a piece of a message between nodes
+};
+
+struct Round {
+  int begin, end;  // actions
+  bool ordered;    // two receives write the same memory, which they do in the order of the actions
+};
+
+struct Program {
+  std::vector<Action> actions;
+  std::vector<Round> rounds;
+
+  void begin_round() {
+    const int at = static_cast<int>(actions.size());
+    rounds.push_back({at, at, false});
+  }
+  void add(Action action) {
+    Round& round = rounds.back();
+    action.previous = -1;
+    for (int i = round.begin; i < round.end; ++i) {
+      const Action& other = actions[i];
+      const bool both_send = other.kind == Action::send && action.kind == Action::send;
+      const bool both_receive = other.kind != Action::send && action.kind != Action::send;
+      if ((both_send || both_receive) && other.peer == action.peer) action.previous = i - round.begin;
+      if (both_receive && other.low < action.high && action.low < other.high) round.ordered = true;
+    }
+    actions.push_back(action);
+    ++round.end;
+  }
+  int longest_round() const {
+    int most = 0;
+    for (const Round& round : rounds) most = std::max(most, round.end - round.begin);
+    return most;
+  }
+};
+
+}  // namespace pyhpc::allreduce

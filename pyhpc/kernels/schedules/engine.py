@@ -1,0 +1,220 @@
+"""Execution of schedules: the C++ engine of csrc/allreduce, joined to a communicator.
+
+Ranks of one node share a segment of memory; ranks of different nodes exchange MPI messages, for which the engine calls
+the MPI library that mpi4py has loaded, by address. The segment is an anonymous file that one rank makes and the others
+open through /proc, so that nothing is left behind however a rank ends. Where the ranks cannot see each other's
+processes (containers of one node with process numbers of their own), MPI's shared window takes its place, and where
+that does not work either, each rank counts as a node of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import secrets
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pyhpc.comm import Channel, mpi, node
+from pyhpc.errors import PyhpcError, Unsupported
+from pyhpc.kernels.arrays import NAMES
+from pyhpc.kernels.schedules.rule import LINE_BYTES, SLOT_BYTES, SLOTS, Rule
+from pyhpc.kernels.schedules.schedule import Algorithm, Reduce, Round, Send, bounds
+from pyhpc.native import cpu
+
+TIMEOUT_VARIABLE = "PYHPC_ALLREDUCE_TIMEOUT"
+_FUNCTIONS = ("MPI_Isend", "MPI_Irecv", "MPI_Recv", "MPI_Test", "MPI_Iprobe", "MPI_Get_count")
+_PAGE = 2 << 20  # each rank's share of an allocation begins at one
+_BURSTS, _BOUNCES = 20, 50  # of the line between two cores; where ranks share cores it is the scheduler that is timed
+
+Plan = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+class Engine:
+    """Plays schedules among the ranks of a channel. Collective to make.
+
+    Attributes:
+        local_ranks: the ranks that share memory with this one, itself included.
+        line_latency_seconds: how long a cache line takes from one core of a node to another's, the slowest node's;
+            0 where no node has two ranks.
+        rule: how vectors travel inside a node. Assign another one, equal on all ranks, before planning.
+    """
+
+    def __init__(self, channel: Channel, timeout_seconds: float | None = None) -> None:
+        self.channel = channel
+        limit = os.environ.get(TIMEOUT_VARIABLE, "300") if timeout_seconds is None else timeout_seconds
+        self._timeout_seconds = float(limit)
+        self._native = self._new_native()
+        channel.comm.Set_errhandler(mpi().ERRORS_RETURN)
+        self._node = node(channel.comm)
+        self._window: Any = None  # of MPI, where it holds the segment
+        self._allocations = 0
+        self.local_ranks: list[int] = self._node.allgather(channel.rank)
+        self._processes = [0] * len(self.local_ranks)
+        single_copy = self._share()
+        self._connect()
+        crowded = self._crowded()
+        self._native.spin = 64 if crowded else 4000
+        everywhere = channel.comm.allgather(
+            (self._ping_pong(4 if crowded else _BOUNCES), single_copy, len(self.local_ranks))
+        )
+        self.line_latency_seconds: float = max(latency for latency, _, _ in everywhere)
+        self._one_node: bool = everywhere[0][2] == channel.ranks
+        caches = channel.comm.bcast(cpu().cache_sizes())
+        self.rule = Rule.prior(self.line_latency_seconds, all(possible for _, possible, _ in everywhere), caches)
+
+    def plan(self, algorithm: Algorithm, elements: int, dtype: np.dtype, op: str, signature: int) -> Plan:
+        """This rank's part of an all-reduce, ready to be called with (x, out) again and again. Local.
+
+        Args:
+            algorithm: whose schedule is played.
+            elements: of the vector; 0 or more.
+            dtype: one of the library's.
+            op: "sum", "prod", "min" or "max".
+            signature: 32 bits that tell this all-reduce from others: ranks whose signatures differ get an error.
+
+        Raises (the plan, when called):
+            InvalidArgument: arrays that do not fit the plan (before anything is sent), or ranks that disagree.
+            CommunicationError: a rank that died, was interrupted, or did not answer within the time limit. After it,
+                and after a disagreement, every call on this engine raises the same.
+        """
+        chunks, size = algorithm.chunks(self.channel.ranks), elements * dtype.itemsize
+        choice = self.rule.choose(size, chunks, strips=self._one_node)
+        edges = [edge * dtype.itemsize for edge in bounds(elements, chunks, max(1, LINE_BYTES // dtype.itemsize))]
+        rounds = algorithm.rounds(self.channel.rank, self.channel.ranks) if self.channel.ranks > 1 else ()
+        native = [_flat(actions, edges, choice.strips > 1) for actions in rounds]
+        plan: Plan = cpu().allreduce.plan(self._native, native, choice, dtype, NAMES[dtype], op, size, signature)
+        return plan
+
+    def allocate(self, shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
+        """An array that the ranks of this node read and write in place. Collective; shapes may differ.
+
+        It is zero at first. Its memory goes back to the system with its last view.
+
+        Raises:
+            Unsupported: the ranks of this node cannot open each other's memory.
+        """
+        kind = np.dtype(dtype)
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        size = math.prod(shape) * kind.itemsize
+        sizes = self._node.allgather(size)
+        offsets = [_PAGE]
+        for share in sizes:
+            offsets.append(offsets[-1] + math.ceil(share / _PAGE) * _PAGE)
+        memory = self._open_together(offsets[-1])
+        if memory is None:
+            raise Unsupported("the ranks of this node cannot open each other's memory, so none can be shared")
+        self._allocations += 1
+        index = self._node.Get_rank()
+        flat = self._native.allocate(memory, self._allocations, index, len(sizes), offsets[index], size)
+        array: np.ndarray = flat.view(kind).reshape(shape)
+        return array
+
+    def _new_native(self) -> Any:
+        native = cpu().allreduce.Engine(self.channel.rank, self.channel.ranks)
+        native.timeout_seconds = self._timeout_seconds
+        return native
+
+    def _share(self) -> bool:
+        """Make or open the node's segment. Whether the ranks can also read each other's private memory."""
+        members, index = len(self.local_ranks), self._node.Get_rank()
+        if members == 1:
+            return True
+        layout = cpu().allreduce.SegmentLayout(members, SLOT_BYTES, SLOTS)
+        memory = self._open_together(layout.bytes)
+        if memory is None:
+            memory = self._mpi_window(layout.bytes)
+        else:
+            self._processes = self._node.allgather(os.getpid())
+        token = secrets.randbits(63)
+        tokens = self._node.allgather(token)
+        if memory is not None:
+            self._native.join(memory, layout, self.local_ranks, self._processes, token)
+        self._node.Barrier()
+        if memory is not None and self._all(self._native.sees(tokens)):
+            return self._all(self._native.pulls(self._processes, tokens))
+        # Each rank is a node of its own then.
+        self._native = self._new_native()
+        self._node, self.local_ranks, self._processes = self._node.Split(index), [self.channel.rank], [0]
+        return False
+
+    def _open_together(self, size: int) -> Any:
+        """An anonymous file that all ranks of the node map, or None where one of them cannot."""
+        memory, place = None, None
+        if self._node.Get_rank() == 0:
+            with contextlib.suppress(PyhpcError):
+                memory = cpu().allreduce.SharedMemory.create(size)
+                place = (os.getpid(), memory.file)
+        place = self._node.bcast(place)
+        if self._node.Get_rank() > 0 and place is not None:
+            with contextlib.suppress(PyhpcError):
+                memory = cpu().allreduce.SharedMemory.open(*place, size)
+        if not self._all(memory is not None) or memory is None:
+            return None
+        memory.close_file()
+        return memory
+
+    def _mpi_window(self, size: int) -> Any:
+        """MPI's shared memory."""
+        self._window = mpi().Win.Allocate_shared(size if self._node.Get_rank() == 0 else 0, 1, comm=self._node)
+        memory, _ = self._window.Shared_query(0)
+        ctypes.memset(memory.address, 0, size) if self._node.Get_rank() == 0 else None
+        self._node.Barrier()
+        return cpu().allreduce.SharedMemory.at(memory.address, size)
+
+    def _all(self, mine: bool) -> bool:
+        return all(self._node.allgather(mine))
+
+    def _connect(self) -> None:
+        """Tell the engine where MPI's functions are; see csrc/allreduce/network.h for what is passed."""
+        module = mpi()
+        library = ctypes.CDLL(module.__file__)  # loaded already; its symbols include those of the MPI it is linked to
+        functions = {name: ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in _FUNCTIONS}
+        comm, byte = module._handleof(self.channel.comm), module._handleof(module.BYTE)
+        self._native.connect(functions, comm, byte, module.ANY_SOURCE)
+
+    def _crowded(self) -> bool:
+        """Whether the node has more ranks than cores that they may run on."""
+        allowed = self._node.allgather(os.sched_getaffinity(0))
+        return len(set().union(*allowed)) < len(allowed)
+
+    def _ping_pong(self, bounces: int) -> float:
+        """One way of a cache line between the first and the last rank of the node.
+
+        The first quartile of short bursts: a burst in which another process had the core is no measurement.
+        """
+        index, last = self._node.Get_rank(), len(self.local_ranks) - 1
+        if last == 0:
+            return 0.0
+        seconds = []
+        for burst in range(_BURSTS) if index in (0, last) else ():
+            begin = time.perf_counter()
+            self._native.bounce(index == 0, burst * bounces, bounces)
+            seconds.append((time.perf_counter() - begin) / (2 * bounces))
+        return statistics.quantiles(seconds)[0] if seconds else 0.0
+
+
+def _flat(actions: Round, edges: list[int], by_chunk: bool) -> list[tuple[int, int, int, int, bool, bool]]:
+    """A round as numbers: kind, peer, first byte, one past the last, own operand is the input, own is left.
+
+    `by_chunk`: one message a chunk, because only a piece of each chunk is played at a time.
+    """
+    flat = []
+    for action in actions:
+        first, last = action.chunks
+        ranges = [(chunk, chunk + 1) for chunk in range(first, last)] if by_chunk else [(first, last)]
+        for low, high in ranges:
+            place = (action.peer, edges[low], edges[high])
+            if isinstance(action, Send):
+                flat.append((0, *place, action.source == "input", False))
+            elif isinstance(action, Reduce):
+                flat.append((1, *place, action.own == "input", action.own_is_left))
+            else:
+                flat.append((2, *place, False, False))
+    return flat
