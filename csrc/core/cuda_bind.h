@@ -5,6 +5,7 @@
 
 #include "core/bind.h"
 #include "core/cuda_device.h"
+#include "core/cuda_variant.h"
 #include "core/variant.h"
 
 namespace pyhpc::cuda {
@@ -46,5 +47,19 @@ py::list list_variants(const Variant* const (&variants)[count]) {
 }
 
 constexpr const char* variant_environment = "PYHPC_CUDA_VARIANT";  // PYHPC_VARIANT speaks of CPU targets
+
+// As choose(), but where nobody named a variant the best that also takes this problem; the last, sm80, takes all.
+template <class Problem, size_t count>
+const Variant<Problem>& choose_for(const Problem& problem, const Variant<Problem>* const (&variants)[count],
+                                   const std::string& wanted) {
+  const auto* chosen = &choose(variants, wanted, variant_environment);
+  const auto reason = [&] { return chosen->refusal ? chosen->refusal(problem) : nullptr; };
+  if (!wanted.empty() && reason())
+    throw Error(ErrorKind::unsupported,
+                "variant '" + wanted + "' cannot compute this, because " + reason() + "; leave it out to get another");
+  for (size_t i = 0; i < count && reason(); ++i)
+    if (variants[i] == chosen && i + 1 < count) chosen = variants[i + 1];
+  return *chosen;
+}
 
 }  // namespace pyhpc::cuda

@@ -1,4 +1,5 @@
-// Runs CUDA kernels on the CPU, for tests: every thread of a block is a fiber, blocks run one after another.
+// Runs CUDA kernels on the CPU, for tests: every thread of a block is a fiber. Blocks run one after another, those of a
+// cluster together.
 //
 // A warp runs until all its threads wait at a barrier, so a missing barrier makes it read what others have not written
 // yet, or overwrite what they still need: the result is wrong, as it could be on a GPU. A barrier that some threads
@@ -30,7 +31,7 @@ struct Index {
   unsigned x;
 };
 
-constexpr int lanes = 32, most_threads = 1024, stack_bytes = 64 << 10, shared_limit = 227 << 10;
+constexpr int lanes = 32, most_fibers = 8 * 384, most_blocks = 8, stack_bytes = 64 << 10, shared_limit = 227 << 10;
 
 struct Barrier {
   int arrived;
@@ -42,9 +43,10 @@ struct Fiber {
   ucontext_t start;
   unsigned char* stack;
   bool started, finished;
-  const Barrier* waits;  // until its generation is no longer this one
-  unsigned generation;
-  bool can_run() const { return !finished && !(waits && waits->generation == generation); }
+  bool (*ready)(const void* object, unsigned argument);  // what it waits for, or null
+  const void* object;
+  unsigned argument;
+  bool can_run() const { return !finished && (!ready || ready(object, argument)); }
 };
 
 struct Warp {
@@ -53,18 +55,30 @@ struct Warp {
 };
 
 inline Index thread_index, block_index, block_size, grid_size;
-inline Fiber fibers[most_threads];
-inline Warp warps[most_threads / lanes];
-inline Barrier block_barrier;
+inline unsigned current = 0, slot = 0;  // the running fiber; which block of its cluster it belongs to
+inline unsigned blocks_at_once = 1;     // of a cluster
+inline Fiber fibers[most_fibers];
+inline Warp warps[most_fibers / lanes];
+inline Barrier block_barriers[most_blocks];
 inline jmp_buf scheduler;
 inline void (*body)(void*);
 inline void* body_arguments;
-alignas(128) inline unsigned char shared_bytes[shared_limit];
+alignas(1024) inline unsigned char shared_bytes[most_blocks][shared_limit / 1024 * 1024];
 inline bool reverse_order = false;
+// Completes one asynchronous operation that nobody has waited for by name; false: there is none. Set by those who
+// have such operations (core/cuda_hopper_emulation.h).
+inline bool (*complete_one)() = nullptr;
 
-// Back to the scheduler, until it is this thread's turn again.
-__attribute__((noinline)) inline void yield() {
-  if (!_setjmp(fibers[thread_index.x].state)) _longjmp(scheduler, 1);
+// Back to the scheduler, until ready(object, argument).
+__attribute__((noinline)) inline void wait_until(bool (*ready)(const void*, unsigned), const void* object,
+                                                 unsigned argument) {
+  Fiber& fiber = fibers[current];
+  fiber.ready = ready, fiber.object = object, fiber.argument = argument;
+  if (!_setjmp(fiber.state)) _longjmp(scheduler, 1);
+}
+
+inline bool has_turned(const void* barrier, unsigned generation) {
+  return static_cast<const Barrier*>(barrier)->generation != generation;
 }
 
 // The last of `count` threads to arrive runs `action`; then all go on.
@@ -76,13 +90,11 @@ void arrive(Barrier& barrier, int count, Action action) {
     ++barrier.generation;
     return;
   }
-  Fiber& fiber = fibers[thread_index.x];
-  fiber.waits = &barrier, fiber.generation = barrier.generation;
-  yield();
+  wait_until(has_turned, &barrier, barrier.generation);
 }
 
 inline void synchronize_block() {
-  arrive(block_barrier, static_cast<int>(block_size.x), [] {});
+  arrive(block_barriers[slot], static_cast<int>(block_size.x), [] {});
 }
 
 // compute(in, out) sees the arguments of all lanes and gives each its result. A lane of the next operation cannot
@@ -90,8 +102,8 @@ inline void synchronize_block() {
 template <class Out, class In, class Compute>
 Out warp_operation(const In& argument, Compute compute) {
   static_assert(sizeof(In) <= 64 && sizeof(Out) <= 64, "a lane has 64 bytes each way");
-  Warp& warp = warps[thread_index.x / lanes];
-  const unsigned lane = thread_index.x % lanes;
+  Warp& warp = warps[current / lanes];
+  const unsigned lane = current % lanes;
   memcpy(warp.in[lane], &argument, sizeof argument);
   arrive(warp.barrier, lanes, [&] {
     In in[lanes];
@@ -107,13 +119,17 @@ Out warp_operation(const In& argument, Compute compute) {
 
 inline void fiber_main() {
   body(body_arguments);
-  fibers[thread_index.x].finished = true;
+  fibers[current].finished = true;
   _longjmp(scheduler, 1);
 }
 
-inline void resume(unsigned thread) {
-  Fiber& fiber = fibers[thread];
-  thread_index.x = thread;
+inline void resume(unsigned number, unsigned first_block) {
+  Fiber& fiber = fibers[number];
+  current = number;
+  slot = number / block_size.x;
+  thread_index.x = number % block_size.x;
+  block_index.x = first_block + slot;
+  fiber.ready = nullptr;
   if (_setjmp(scheduler)) return;
   if (fiber.started) _longjmp(fiber.state, 1);
   fiber.started = true;
@@ -125,25 +141,25 @@ inline void resume(unsigned thread) {
   setcontext(&fiber.start);
 }
 
-// One warp after another, each as far as it can go. False: some threads wait for others that have left.
-inline bool run_block(unsigned block) {
-  block_index.x = block;
-  memset(shared_bytes, 0xff, sizeof shared_bytes);  // NaN in every floating-point type
-  const unsigned threads = block_size.x;
-  for (unsigned thread = 0; thread < threads; ++thread)
-    fibers[thread].started = fibers[thread].finished = false, fibers[thread].waits = nullptr;
+// One warp after another, each as far as it can go; asynchronous work only when no thread can go on, so as late as
+// possible. False: some threads wait for what never comes.
+inline bool run_blocks(unsigned first_block, unsigned blocks) {
+  memset(shared_bytes, 0xff, blocks * sizeof shared_bytes[0]);  // NaN in every floating-point type
+  blocks_at_once = blocks;
+  const unsigned threads = block_size.x * blocks;
+  for (unsigned i = 0; i < threads; ++i) fibers[i].started = fibers[i].finished = false, fibers[i].ready = nullptr;
   const auto turn = [threads](unsigned i) { return reverse_order ? threads - 1 - i : i; };
-  for (bool running = true; running;) {
+  for (bool running = true; running; running = running || (complete_one && complete_one())) {
     running = false;
     for (unsigned warp = 0; warp < threads; warp += lanes)
       for (bool moved = true; moved; running |= moved) {
         moved = false;
         for (unsigned i = warp; i < warp + lanes; ++i)
-          if (fibers[turn(i)].can_run()) resume(turn(i)), moved = true;
+          if (fibers[turn(i)].can_run()) resume(turn(i), first_block), moved = true;
       }
   }
-  for (unsigned thread = 0; thread < threads; ++thread)
-    if (!fibers[thread].finished) return false;
+  for (unsigned i = 0; i < threads; ++i)
+    if (!fibers[i].finished) return false;
   return true;
 }
 
@@ -212,12 +228,15 @@ inline float exchange_xor(float value, int lane_mask) {
 }
 
 inline void synchronize_warp() { exchange_xor(0, 0); }
-inline unsigned char* shared_memory() { return emulation::shared_bytes; }
+inline unsigned char* shared_memory() { return emulation::shared_bytes[emulation::slot]; }
 
+// Blocks run in clusters of `cluster`, one cluster after another.
 template <class... Parameters>
-int launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes, uintptr_t,
-           Parameters... arguments) {
-  if (blocks > 0x7fffffff || blocks < 1 || threads % emulation::lanes || shared_bytes > emulation::shared_limit)
+int launch_clusters(void (*kernel)(Parameters...), int64_t blocks, int cluster, int threads, size_t shared_bytes,
+                    uintptr_t, Parameters... arguments) {
+  if (blocks > 0x7fffffff || blocks < 1 || blocks % cluster || threads % emulation::lanes ||
+      shared_bytes > sizeof emulation::shared_bytes[0] || cluster > emulation::most_blocks ||
+      threads * cluster > emulation::most_fibers)
     return 1;
   auto call = [&] { kernel(arguments...); };
   emulation::body = [](void* context) { (*static_cast<decltype(call)*>(context))(); };
@@ -225,10 +244,16 @@ int launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t sh
   emulation::grid_size.x = static_cast<unsigned>(blocks);
   emulation::block_size.x = static_cast<unsigned>(threads);
   bool finished = true;
-  for (int64_t block = 0; finished && block < blocks; ++block)
-    finished = emulation::run_block(static_cast<unsigned>(block));
+  for (int64_t block = 0; finished && block < blocks; block += cluster)
+    finished = emulation::run_blocks(static_cast<unsigned>(block), static_cast<unsigned>(cluster));
   emulation::body_arguments = nullptr;
   return finished ? 0 : 2;
+}
+
+template <class... Parameters>
+int launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes, uintptr_t stream,
+           Parameters... arguments) {
+  return launch_clusters(kernel, blocks, 1, threads, shared_bytes, stream, arguments...);
 }
 
 }  // namespace pyhpc::cuda

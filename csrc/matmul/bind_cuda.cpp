@@ -1,6 +1,5 @@
 // Binds the CUDA matmul: borrows the arrays, checks them, enqueues on the caller's stream.
 #include "core/cuda_bind.h"
-#include "core/cuda_variant.h"
 #include "matmul/check.h"
 
 namespace pyhpc::matmul {
@@ -24,11 +23,10 @@ void run(py::object a_object, py::object b_object, py::object out_object, bool a
   borrow(b_object, "b", b);
   borrow(out_object, "out", out);
   const Problem problem = problem_of(a, b, out, accumulate);
-  require(!problem.narrow, "out is of 16 bits; on a GPU the product of 16-bit arrays is float32");
   const int device = cuda::common_device({{"a", &a}, {"b", &b}, {"out", &out}});
   if (device < 0) return;
   const cuda::DeviceGuard guard(device);
-  const auto& chosen = choose(variants, variant, cuda::variant_environment);
+  const auto& chosen = cuda::choose_for(problem, variants, variant);
   const py::gil_scoped_release release;
   cuda::check(chosen.run(problem, stream), "launching matmul");
 }

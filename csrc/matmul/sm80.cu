@@ -1,5 +1,5 @@
 // Matrix product for every GPU since Ampere: out = a b (+ out), batched, any strides of either sign.
-//   bfloat16, float16   tensor cores (mma.m16n8k16), float sums
+//   bfloat16, float16   tensor cores (mma.m16n8k16), float sums, rounded once into an out of 16 bits
 //   float32, float64    fused multiply-adds; int8 by dot products of four bytes, int32 sums
 // One block computes one output tile and walks along k: a tile of a and of b is fetched to registers while the previous
 // one, in shared memory, is multiplied. Elements outside the matrices are read as zero, so no size is special.
@@ -74,12 +74,20 @@ __device__ inline int32_t sum(int32_t a, int32_t b) {  // modulo 2^32
   return static_cast<int32_t>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b));
 }
 
-template <class Out>
-__device__ void store(const Problem& problem, const Block& block, int row, int column, Out value) {
+__device__ inline void put(float value, bool add, float& out) { out = add ? sum(out, value) : value; }
+__device__ inline void put(double value, bool add, double& out) { out = add ? sum(out, value) : value; }
+__device__ inline void put(int32_t value, bool add, int32_t& out) { out = add ? sum(out, value) : value; }
+template <class Narrow>
+__device__ void put(float value, bool add, Narrow& out) {
+  cuda::from_float(add ? sum(cuda::to_float(out), value) : value, out);
+}
+
+template <class Out, class Sum>
+__device__ void store(const Problem& problem, const Block& block, int row, int column, Sum value) {
   const int64_t i = block.first_row + row, j = block.first_column + column;
   if (i >= problem.m || j >= problem.n) return;
-  Out& out = static_cast<Out*>(problem.out)[block.out + i * problem.out_row + j * problem.out_column];
-  out = problem.accumulate ? sum(out, value) : value;
+  put(value, problem.accumulate,
+      static_cast<Out*>(problem.out)[block.out + i * problem.out_row + j * problem.out_column]);
 }
 
 // ---- tensor cores: 8 warps, 2×4, each 64×32 of a 128×128 tile, 32 deep ----
@@ -140,7 +148,7 @@ __device__ __forceinline__ void multiply(float (&sums)[row_tiles][column_tiles][
   }
 }
 
-template <class T>
+template <class T, class Out>
 __global__ void __launch_bounds__(threads) kernel(Problem problem) {
   __shared__ uint32_t a_tile[tile][words], b_tile[tile][words];
   const Block block = block_of(problem, tile);
@@ -164,8 +172,8 @@ __global__ void __launch_bounds__(threads) kernel(Problem problem) {
     for (int c = 0; c < column_tiles; ++c)
 #pragma unroll
       for (int i = 0; i < 4; ++i)
-        store(problem, block, row + r * cuda::mma::m + cuda::mma::c_row(lane, i),
-              column + c * cuda::mma::n + cuda::mma::c_column(lane, i), sums[r][c][i]);
+        store<Out>(problem, block, row + r * cuda::mma::m + cuda::mma::c_row(lane, i),
+                   column + c * cuda::mma::n + cuda::mma::c_column(lane, i), sums[r][c][i]);
 }
 
 }  // namespace tensor
@@ -269,7 +277,8 @@ __global__ void __launch_bounds__(threads) kernel(Problem problem) {
 #pragma unroll
   for (int r = 0; r < per_thread; ++r)
 #pragma unroll
-    for (int c = 0; c < per_thread; ++c) store(problem, block, row + r * side, column + c * side, sums[r][c]);
+    for (int c = 0; c < per_thread; ++c)
+      store<typename Word<In>::sum>(problem, block, row + r * side, column + c * side, sums[r][c]);
 }
 
 }  // namespace plain
@@ -289,9 +298,9 @@ int run(const Problem& problem, uintptr_t stream) {
   };
   switch (problem.dtype) {
     case DType::bfloat16:
-      return tensor_run(tensor::kernel<Bfloat16>);
+      return tensor_run(problem.narrow ? tensor::kernel<Bfloat16, Bfloat16> : tensor::kernel<Bfloat16, float>);
     case DType::float16:
-      return tensor_run(tensor::kernel<Float16>);
+      return tensor_run(problem.narrow ? tensor::kernel<Float16, Float16> : tensor::kernel<Float16, float>);
     case DType::float64:
       return plain_run(plain::kernel<double>);
     case DType::float32:

@@ -115,6 +115,17 @@ def test_matmul_is_the_exact_product_within_rounding_for_shapes_around_the_tiles
     check_product(emulated, random((m, k), dtype), random((k, n), dtype, 8), out, dtype)
 
 
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_matmul_into_16_bits_is_the_float_sum_rounded_once(emulated, dtype, accumulate):
+    a, b = random((66, 40), dtype), random((40, 130), dtype, 8)
+    out, wide = random((66, 130), dtype, 9), np.zeros((66, 130), np.float32)
+    before = out.astype(np.float32) if accumulate else np.float32(0)
+    emulated("matmul", a, b, wide, False)
+    emulated("matmul", a, b, out, accumulate)
+    assert out.tobytes() == (wide + before).astype(DTYPES[dtype]).tobytes()
+
+
 @pytest.mark.parametrize("dtype", PRODUCTS)
 def test_matmul_accumulates_every_element_exactly_once(emulated, dtype):
     out = random((66, 130), "float32", 9).astype(PRODUCTS[dtype])

@@ -46,11 +46,45 @@ def test_a_good_kernel_has_its_figures_and_no_fault(gate):
 
 @pytest.mark.parametrize(
     ("text", "fault"),
-    [(SPILLS, "spills 8 bytes"), (FRAME, "stack frame of 16"), (SERIALISED, "C7510"), ("", "no kernel")],
+    [
+        (SPILLS, "spills 8 bytes"),
+        (FRAME, "stack frame of 16"),
+        (SERIALISED, "C7510"),
+        ("", "no kernel"),
+        (GOOD.replace("8320 bytes", "49153 bytes"), "49153 bytes of static shared memory"),
+        (GOOD.replace("80 registers", "256 registers"), "uses 256 registers"),
+    ],
 )
 def test_a_bad_kernel_is_a_fault(gate, text, fault):
     (found,) = read(gate, text).faults
     assert fault in found
+
+
+HOPPER = """
+        Function : _Z4goodv
+        /*0010*/  USETMAXREG.DEALLOC.CTAPOOL 0x28 ;
+        /*0020*/  UTMALDG.3D.MULTICAST [UR8], [UR4], UR6 ;
+        /*0030*/  WARPGROUP.ARRIVE ;
+        /*0040*/  HGMMA.64x256x16.F32.BF16 R24, gdesc[UR4], R24, gsb0 ;
+        /*0050*/  HGMMA.64x256x16.F32.BF16 R24, gdesc[UR4], R24, gsb0 ;
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (HOPPER, None),
+        (HOPPER + HOPPER.replace("UTMALDG", "LDG").replace("good", "evil"), "_Z4evilv has no UTMALDG"),
+        (HOPPER + HOPPER.replace("HGMMA", "HMMA").replace("good", "evil"), "_Z4evilv has no [HQI]GMMA"),
+        (HOPPER.replace("USETMAXREG", "NOP"), "no USETMAXREG"),
+        (HOPPER.replace("/*0050*/  HGMMA", "/*0050*/  NOP"), "1 WARPGROUP.ARRIVE for 1 products"),
+        (HOPPER + "        /*0060*/  STL [R1], R2 ;", "uses local memory"),
+    ],
+)
+def test_each_kernel_for_hopper_must_use_what_it_is_built_on(gate, text, fault):
+    result = gate.Object(Path("sm90.cu"), "sm_90a")
+    gate.read_machine_code(text, result)
+    assert [fault in found for found in result.faults][:1] == [True] * (fault is not None), result.faults
 
 
 def test_without_nvcc_the_gate_says_that_nothing_was_checked(gate, monkeypatch, capsys):

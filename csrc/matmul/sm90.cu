@@ -1,0 +1,159 @@
+// Matrix product on Hopper's tensor cores (sm_90a): 16-bit operands of any transposition, float sums, float or 16-bit
+// out. The kernel is in sm90_kernel.h, the choice of tiles in sm90_plan.h, what it refuses in sm90_operand.h. Allocates
+// nothing and waits for nothing: a launch can be captured in a graph.
+#include "core/cuda_tensor_map.h"
+#include "core/cuda_variant.h"
+#include "matmul/sm90_kernel.h"
+#include "matmul/sm90_operand.h"
+#include "matmul/sm90_plan.h"
+
+namespace pyhpc::matmul {
+namespace {
+
+using cuda::TensorMap;
+using hopper::Work;
+using sm90_operand::Operand;
+using sm90_plan::Plan;
+using sm90_plan::Shape;
+namespace wgmma = cuda::wgmma;
+
+Shape planned_shape(const Problem& problem, int multiprocessors) {
+  return {problem.m,
+          problem.n,
+          problem.k,
+          sm90_operand::batches(problem),
+          problem.narrow ? 2 : 4,
+          {sm90_operand::out_by_box(problem), sm90_operand::out_by_box(sm90_operand::transposed(problem))},
+          multiprocessors};
+}
+
+// The operand's map, with boxes of what one copy moves (hopper::load).
+int encode(const Operand& x, DType dtype, int64_t batches, int extent, int sharers, TensorMap& map) {
+  using sm90_operand::stride_for;
+  constexpr int64_t unit = sm90_operand::alignment / 2;
+  const bool along_k = sm90_operand::can_lie_along_k(x), batched = x.batch_stride != 0 && batches > 1;
+  const int64_t lines = along_k ? x.mn : x.k, line_stride = along_k ? x.mn_stride : x.k_stride;
+  return cuda::encode_tensor({x.data,
+                              dtype,
+                              {along_k ? x.k : x.mn, lines, batched ? batches : 1},
+                              {stride_for(line_stride, lines, unit), batched ? x.batch_stride : unit},
+                              {wgmma::line_elements, (along_k ? extent : wgmma::line_elements) / sharers}},
+                             map);
+}
+
+int encode_out(const Problem& problem, int64_t batches, TensorMap& map) {
+  using sm90_operand::stride_for;
+  const DType dtype = problem.narrow ? problem.dtype : DType::float32;
+  const int bytes = itemsize(dtype);
+  const int64_t unit = sm90_operand::alignment / bytes;
+  return cuda::encode_tensor({problem.out,
+                              dtype,
+                              {problem.n, problem.m, batches},
+                              {stride_for(problem.out_row, problem.m, unit),
+                               stride_for(sm90_operand::last(problem, problem.out_batch, unit), batches, unit)},
+                              {wgmma::line_bytes / bytes, wgmma::m}},
+                             map);
+}
+
+Work work_of(const Problem& problem, const Shape& shape, const Plan& plan) {
+  Work work = {};
+  work.order = sm90_plan::order_of(shape, plan);
+  work.m = problem.m, work.n = problem.n;
+  work.k_blocks = static_cast<int>(cuda::blocks_for(problem.k, hopper::depth));
+  work.split = plan.split;
+  work.a_batched = sm90_operand::last(problem, problem.a_batch, 0) != 0;
+  work.b_batched = sm90_operand::last(problem, problem.b_batch, 0) != 0;
+  work.out = problem.out;
+  work.out_row = problem.out_row, work.out_column = problem.out_column;
+  work.out_batch = sm90_operand::last(problem, problem.out_batch, 0);
+  work.accumulate = problem.accumulate, work.narrow = problem.narrow, work.by_box = plan.by_box;
+  return work;
+}
+
+template <class T, int columns, bool a_along_m, bool b_along_n>
+int launch(const Problem& problem, const Shape& shape, const Plan& plan, uintptr_t stream) {
+  const Work work = work_of(problem, shape, plan);
+  const int64_t batches = shape.batches;
+  TensorMap a = {}, b = {}, out = {};
+  int status = encode(sm90_operand::operand_a(problem), problem.dtype, batches, hopper::rows, 1, a);
+  if (!status) status = encode(sm90_operand::operand_b(problem), problem.dtype, batches, columns, plan.cluster_rows, b);
+  if (!status && plan.by_box) status = encode_out(problem, batches, out);
+  if (status) return status;
+  const int cluster = plan.cluster_rows * plan.split;
+  const int64_t blocks = sm90_tiles::steps(work.order) * cluster, at_once = sm90_plan::slots(shape, cluster);
+  return cuda::launch_clusters(hopper::kernel<T, columns, a_along_m, b_along_n>, blocks < at_once ? blocks : at_once,
+                               cluster, hopper::threads, hopper::shared_bytes<columns>, stream, a, b, out, work);
+}
+
+template <class T, int columns>
+int launch(const Problem& problem, const Shape& shape, const Plan& plan, uintptr_t stream) {
+  const bool a_along_m = !sm90_operand::can_lie_along_k(sm90_operand::operand_a(problem));
+  const bool b_along_n = !sm90_operand::can_lie_along_k(sm90_operand::operand_b(problem));
+  if (a_along_m)
+    return b_along_n ? launch<T, columns, true, true>(problem, shape, plan, stream)
+                     : launch<T, columns, true, false>(problem, shape, plan, stream);
+  return b_along_n ? launch<T, columns, false, true>(problem, shape, plan, stream)
+                   : launch<T, columns, false, false>(problem, shape, plan, stream);
+}
+
+template <class T>
+int launch(const Problem& problem, const Shape& shape, const Plan& plan, uintptr_t stream) {
+  switch (plan.columns) {
+    case 256:
+      return launch<T, 256>(problem, shape, plan, stream);
+    case 128:
+      return launch<T, 128>(problem, shape, plan, stream);
+    default:
+      return launch<T, 64>(problem, shape, plan, stream);
+  }
+}
+
+// Enqueues a product whose batch has at most one dimension.
+int enqueue(const Problem& problem, const Plan& plan, int multiprocessors, uintptr_t stream) {
+  const Shape shape = planned_shape(problem, multiprocessors);
+  const Problem chosen = plan.exchanged ? sm90_operand::transposed(problem) : problem;
+  return problem.dtype == DType::bfloat16 ? launch<cuda::Bfloat16>(chosen, shape, plan, stream)
+                                          : launch<cuda::Float16>(chosen, shape, plan, stream);
+}
+
+// As enqueue for each of the outer dimensions of the batch, most of all products have none.
+int enqueue_all(Problem problem, const Plan& plan, int multiprocessors, uintptr_t stream) {
+  if (problem.batch_ndim <= 1) return enqueue(problem, plan, multiprocessors, stream);
+  const auto shift = [](auto* data, int64_t elements, int bytes) {
+    return static_cast<decltype(data)>(
+        const_cast<char*>(static_cast<const char*>(static_cast<const void*>(data)) + elements * bytes));
+  };
+  Problem inner = problem;
+  --inner.batch_ndim;
+  for (int i = 0; i < inner.batch_ndim; ++i) {
+    inner.batch_shape[i] = problem.batch_shape[i + 1];
+    inner.a_batch[i] = problem.a_batch[i + 1];
+    inner.b_batch[i] = problem.b_batch[i + 1];
+    inner.out_batch[i] = problem.out_batch[i + 1];
+  }
+  for (int64_t step = 0; step < problem.batch_shape[0]; ++step) {
+    inner.a = shift(problem.a, step * problem.a_batch[0], 2);
+    inner.b = shift(problem.b, step * problem.b_batch[0], 2);
+    inner.out = shift(problem.out, step * problem.out_batch[0], problem.narrow ? 2 : 4);
+    if (const int status = enqueue_all(inner, plan, multiprocessors, stream)) return status;
+  }
+  return 0;
+}
+
+int run(const Problem& problem, uintptr_t stream) {
+  const Problem merged = sm90_operand::merged(problem);
+  if (problem.m == 0 || problem.n == 0 || sm90_operand::batches(merged) == 0) return 0;
+  for (int i = 0; i < merged.batch_ndim; ++i)
+    if (merged.batch_shape[i] == 0) return 0;
+  int multiprocessors = 0;
+  if (const int status = cuda::count_multiprocessors(multiprocessors)) return status;
+  const Plan plan = sm90_plan::best(planned_shape(merged, multiprocessors));
+  return enqueue_all(merged, plan, multiprocessors, stream);
+}
+
+}  // namespace
+
+extern const cuda::Variant<Problem> sm90;
+const cuda::Variant<Problem> sm90 = {"sm90", run, sm90_operand::refusal};
+
+}  // namespace pyhpc::matmul
