@@ -69,19 +69,20 @@ struct RowSums {
   // One row, its elements near each other (or nothing near): vectors along it, added up in a fixed order.
   static void along(Source<Input> x, int64_t count, Weights weights, Sum& value, Sum& size) {
     V values[wide] = {}, sizes[wide] = {};
-    for (int64_t p = 0; p < count; p += wide * lanes) {
-      const auto* here = reinterpret_cast<const char*>(x.at(0, p).data);
+    const auto add = [&](int w, int64_t at, int64_t step, int64_t left) {
+      const V element = Elements::words(x.at(0, at).data, step, left), absolute = Elements::absolute(element);
+      values[w] += weights.values ? element * load<V>(weights.values + at) : element;
+      sizes[w] += weights.sizes ? absolute * load<V>(weights.sizes + at) : absolute;
+    };
+    int64_t p = 0;
+    // The usual case with its constants known: the general one keeps an address for every element.
+    for (; x.k_step == 1 && p + wide * lanes <= count; p += wide * lanes) {
+      const auto* here = reinterpret_cast<const char*>(x.data + p);
       for (int line = 0; line < lines; ++line) __builtin_prefetch(here + ahead + 64 * line);
 #pragma GCC unroll 4
-      for (int w = 0; w < wide; ++w) {
-        const int64_t at = p + w * lanes;
-        if (at >= count) break;
-        const V element = Elements::words(x.at(0, at).data, x.k_step, count - at);
-        const V absolute = Elements::absolute(element);
-        values[w] += weights.values ? element * load<V>(weights.values + at) : element;
-        sizes[w] += weights.sizes ? absolute * load<V>(weights.sizes + at) : absolute;
-      }
+      for (int w = 0; w < wide; ++w) add(w, p + w * lanes, 1, lanes);
     }
+    for (; p < count; p += lanes) add(0, p, x.k_step, count - p);
     value = total((values[0] + values[1]) + (values[2] + values[3]));
     size = total((sizes[0] + sizes[1]) + (sizes[2] + sizes[3]));
   }
@@ -89,14 +90,19 @@ struct RowSums {
   // Rows near each other: a vector holds one element of each.
   static void across(Source<Input> x, int64_t rows, int64_t count, Weights weights, Sum* value, Sum* size) {
     V values[wide] = {}, sizes[wide] = {};
+    const auto add = [&](int w, int64_t p, int64_t left) {
+      const V element = Elements::words(x.at(w * lanes, p).data, 1, left), absolute = Elements::absolute(element);
+      values[w] += weights.values ? element * broadcast<V>(weights.values[p]) : element;
+      sizes[w] += weights.sizes ? absolute * broadcast<V>(weights.sizes[p]) : absolute;
+    };
     for (int64_t p = 0; p < count; ++p)
+      if (rows == wide * lanes) {
 #pragma GCC unroll 4
-      for (int w = 0; w < wide; ++w) {
-        if (w * lanes >= rows) break;
-        const V element = Elements::words(x.at(w * lanes, p).data, 1, rows - w * lanes);
-        const V absolute = Elements::absolute(element);
-        values[w] += weights.values ? element * broadcast<V>(weights.values[p]) : element;
-        sizes[w] += weights.sizes ? absolute * broadcast<V>(weights.sizes[p]) : absolute;
+        for (int w = 0; w < wide; ++w) add(w, p, lanes);
+      } else {
+#pragma GCC unroll 4
+        for (int w = 0; w < wide; ++w)
+          if (w * lanes < rows) add(w, p, rows - w * lanes);
       }
     memcpy(value, values, sizeof(Sum) * rows);
     memcpy(size, sizes, sizeof(Sum) * rows);

@@ -27,6 +27,10 @@ template <class V, class T>
 inline V load(const T* from) {
   V value;
   memcpy(&value, from, sizeof value);
+#if defined(__x86_64__) && defined(__GNUC__)
+  // GCC 12 copies 16 small elements through general registers, and then widens them one by one.
+  if constexpr (sizeof(V) == 16 && sizeof(value[0]) == 1) asm("" : "+x"(value));
+#endif
   return value;
 }
 
