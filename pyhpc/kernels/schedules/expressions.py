@@ -35,7 +35,13 @@ class Expressions:
         Raises:
             Twice: the two parts share a contribution.
         """
-        keys, first, inverse = np.unique((left.astype(np.int64) << 32) | right, return_index=True, return_inverse=True)
+        if not len(left):
+            return left
+        # Chunks next to each other mostly hold the same: one of a run stands for all.
+        pairs = (left.astype(np.int64) << 32) | right
+        runs = np.concatenate([[0], np.flatnonzero(np.diff(pairs)) + 1])
+        keys, first, inverse = np.unique(pairs[runs], return_index=True, return_inverse=True)
+        first = runs[first]
         place = np.searchsorted(self._keys, keys)
         known = np.zeros(len(keys), bool)
         inside = place < len(self._keys)
@@ -47,7 +53,7 @@ class Expressions:
         merged = np.concatenate([self._keys, keys[fresh]])
         order = np.argsort(merged)
         self._keys, self._numbers = merged[order], np.concatenate([self._numbers, numbers[fresh]])[order]
-        return numbers[inverse.reshape(-1)]
+        return np.repeat(numbers[inverse], np.diff(np.append(runs, len(pairs))))
 
     def _make(self, left: np.ndarray, right: np.ndarray, places: np.ndarray) -> np.ndarray:
         numbers = np.arange(self.count, self.count + len(left))

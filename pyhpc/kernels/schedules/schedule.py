@@ -116,7 +116,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Path:
-    """The longest chain of one rank, as the literature's formula gives it."""
+    """The most of any rank, summed over the steps, as the formula gives it: exactly, or at most."""
 
     messages: float  # sequential messages
     volume: float  # vector lengths moved, one after the other
