@@ -124,6 +124,7 @@ class Task:
         self._poison = variant.output(problem) if variant.output else problem.output()
         self._out = home.put(self._poison.copy())
         self._call = (variant.run, problem, self._operands(variant, problem), self._out, threads)
+        self._collect = variant.collect or (lambda *unused: None)
 
     def _operands(self, variant: Variant, problem: Problem) -> Arrays | Any:
         if variant.prepare is not None:
@@ -141,4 +142,6 @@ class Task:
 
     def result(self) -> np.ndarray:
         """The output on the host, after the work in flight; valid until the next run."""
+        _, problem, arrays, out, _ = self._call
+        self._collect(problem, arrays, out)
         return self.home.read(self._out)

@@ -124,6 +124,21 @@ def test_an_entry_poisons_its_output_and_notices_a_single_changed_bit():
     assert entry.unchanged()
 
 
+def test_a_result_that_a_peer_makes_itself_is_collected_after_every_run():
+    made = []
+
+    def run(problem, arrays, out, threads):
+        made.append(np.empty_like(out))
+        count(made[-1])
+
+    peer = replace(stub(count), run=run, collect=lambda problem, arrays, out: np.copyto(out, made.pop()))
+    entry = enter(peer, PROBLEM, 1)
+    entry.task.clear()
+    entry.task.run()
+    assert entry.unchanged()
+    assert not made
+
+
 def test_a_peer_may_differ_in_bits_only_if_it_is_right():
     results = iter([0.0, -0.0, 1.0])
     problem = _OneZero("float32")
