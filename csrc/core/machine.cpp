@@ -23,10 +23,10 @@ uint64_t saved_register_state() {
   return (static_cast<uint64_t>(high) << 32) | low;
 }
 
-enum class X86 { avx2, avx512, avx512_vnni };
+enum class X86 { avx2, avx512, avx512_vnni, avx512_bf16 };
 
 const char* x86_refusal(X86 wanted) {
-  uint32_t a, b, c, d, b7 = 0, c7 = 0, unused;
+  uint32_t a, b, c, d, b7 = 0, c7 = 0, a7_1 = 0, unused;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return "the processor has no cpuid leaf 1";
   const bool osxsave = c & bit_OSXSAVE, avx = c & bit_AVX, fma = c & bit_FMA, f16c = c & bit_F16C;
   if (!osxsave || !avx) return "the processor or the operating system has no AVX";
@@ -38,7 +38,9 @@ const char* x86_refusal(X86 wanted) {
     constexpr uint32_t needed = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
     if ((b7 & needed) != needed) return "the processor has no AVX-512 F, BW, DQ and VL";
     if ((state & 0xe6) != 0xe6) return "the operating system does not save the AVX-512 registers";
-    if (wanted == X86::avx512_vnni && !(c7 & bit_AVX512VNNI)) return "the processor has no AVX-512 VNNI";
+    if (wanted != X86::avx512 && !(c7 & bit_AVX512VNNI)) return "the processor has no AVX-512 VNNI";
+    __get_cpuid_count(7, 1, &a7_1, &unused, &unused, &unused);
+    if (wanted == X86::avx512_bf16 && !(a7_1 & bit_AVX512BF16)) return "the processor has no AVX-512 BF16";
   }
   return nullptr;
 }
@@ -90,9 +92,11 @@ const char* target_refusal(const char* target) {
   static const char* const avx2 = x86_refusal(X86::avx2);
   static const char* const avx512 = x86_refusal(X86::avx512);
   static const char* const avx512_vnni = x86_refusal(X86::avx512_vnni);
+  static const char* const avx512_bf16 = x86_refusal(X86::avx512_bf16);
   if (strcmp(target, "avx2") == 0) return avx2;
   if (strcmp(target, "avx512") == 0) return avx512;
   if (strcmp(target, "avx512_vnni") == 0) return avx512_vnni;
+  if (strcmp(target, "avx512_bf16") == 0) return avx512_bf16;
 #elif defined(__aarch64__)
   if (strcmp(target, "neon") == 0)
     return (getauxval(AT_HWCAP) & HWCAP_ASIMDHP) ? nullptr : "the processor has no half-precision NEON (Armv8.2 FP16)";

@@ -17,6 +17,7 @@ struct Target {
   // 12 sums, 2 vectors of b, 1 broadcast of a: 15 of 16 registers.
   static constexpr int vector_bytes = 32, rows = 6, vectors = 2;
   using Int8 = Int8Pairs<Pairs, vector_bytes>;
+  using BFloat16Format = Floating<float, BFloat16, vector_bytes>;
 };
 
 }  // namespace

@@ -19,6 +19,7 @@ struct Target {
   // divide the usual sizes.
   static constexpr int vector_bytes = 64, rows = 6, vectors = 4;
   using Int8 = Int8Pairs<Pairs, vector_bytes>;
+  using BFloat16Format = Floating<float, BFloat16, vector_bytes>;
 };
 
 }  // namespace

@@ -1,18 +1,9 @@
 // matmul for AVX-512 with VNNI: as avx512.cpp, with int8 multiplied four at a time by vpdpbusd.
-#include <immintrin.h>
-
 #include "matmul/target.h"
+#include "matmul/vnni.h"
 
 namespace pyhpc::matmul {
 namespace {
-
-struct Quads {
-  // a's bytes are unsigned, b's signed; the four products are added without saturation.
-  static Vector<uint32_t, 64> multiply_add(Vector<uint32_t, 64> sum, Vector<uint32_t, 64> a, Vector<uint32_t, 64> b) {
-    return reinterpret_cast<Vector<uint32_t, 64>>(_mm512_dpbusd_epi32(
-        reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
-  }
-};
 
 struct Target {
   // 24 sums, 4 vectors of b, 1 broadcast of a: 29 of 32 registers. Of the tiles tried (8 x 3, 9 x 3, 12 x 2, 14 x 2, 5
@@ -20,6 +11,7 @@ struct Target {
   // divide the usual sizes.
   static constexpr int vector_bytes = 64, rows = 6, vectors = 4;
   using Int8 = Int8Quads<Quads, vector_bytes>;
+  using BFloat16Format = Floating<float, BFloat16, vector_bytes>;
 };
 
 }  // namespace

@@ -176,8 +176,9 @@ struct Blocked {
     const int64_t my_block = even_block(my_rows.end - my_rows.begin, m_block, rows);
     for (int64_t i0 = my_rows.begin; i0 < my_rows.end; i0 += my_block) {
       const int64_t i_end = smaller(i0 + my_block, my_rows.end);
+      bool needs_care = false;
       for (int64_t i = i0; i < i_end; i += rows)
-        Tile::pack_a(product.a.at(i, p0), smaller(rows, i_end - i), k, a_space + (i - i0) * units);
+        needs_care |= Tile::pack_a(product.a.at(i, p0), smaller(rows, i_end - i), k, a_space + (i - i0) * units);
       for (int64_t j = my_columns.begin; j < my_columns.end; j += columns) {
         const Word* panel = b_block + j / columns * panel_words();
         // The next panel is brought in by the tiles of this one, each an even share of it.
@@ -186,7 +187,8 @@ struct Blocked {
         const int64_t tiles = ceil_div(i_end - i0, rows), share = ceil_div(panel_words() * sizeof(Word), tiles);
         const int64_t ahead_step = last ? 0 : ceil_div(share, ceil_div(units, Tile::Kernel::depth));
         for (int64_t i = i0; i < i_end; i += rows) {
-          const Panels<Word> panels = {units, a_space + (i - i0) * units, panel, ahead, ahead_step};
+          Panels<Word> panels = {units, a_space + (i - i0) * units, panel, ahead, ahead_step};
+          panels.a_needs_care = needs_care;
           Tile::run(smaller(rows, i_end - i), smaller(columns, my_columns.end - j), panels,
                     product.out + i * product.out_row + (j0 + j) * product.out_column, product.out_row,
                     product.out_column, store);

@@ -19,7 +19,7 @@ struct FewRows {
   using Word = typename Tile::Word;
   using V = typename Tile::V;
   static constexpr int64_t lanes = Tile::lanes, group = Format::group, most_rows = 4;
-  static constexpr bool shifted = Arithmetic::header, paired = Format::paired;
+  static constexpr bool shifted = Arithmetic::header == Header::sums, paired = Format::paired;
 
   static bool takes(const Product<Tile>& product) {
     return product.m <= most_rows && product.k > 0 && (product.b.lane_step == 1 || product.b.k_step == 1);

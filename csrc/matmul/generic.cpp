@@ -17,6 +17,7 @@ struct Target {
   // 8 sums, 2 vectors of b, 1 broadcast of a and its products: within 16 registers even without fused multiply-add.
   static constexpr int vector_bytes = 16, rows = 4, vectors = 2;
   using Int8 = Int8Pairs<Pairs, vector_bytes>;
+  using BFloat16Format = Floating<float, BFloat16, vector_bytes>;
 };
 
 }  // namespace

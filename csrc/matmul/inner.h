@@ -10,6 +10,7 @@ namespace {
 template <class Tile>
 struct Inner {
   using Word = typename Tile::Word;
+  using Sum = typename Tile::Sum;
   const Blocked<Tile>& blocks;
 
   // Where every thread gets blocks enough, and all copies together stay in the second level of one.
@@ -21,7 +22,7 @@ struct Inner {
   int64_t copies_words(const Product<Tile>& product) const { return steps(product) * product.m * product.n; }
 
   // a_space and b_space are the thread's own, copies the team's.
-  void run(const Product<Tile>& product, Team team, Word* a_space, Word* b_space, Word* copies) const {
+  void run(const Product<Tile>& product, Team team, Word* a_space, Word* b_space, Sum* copies) const {
     const int64_t size = product.m * product.n;
     const Range mine = part(steps(product), 1, team.rank, team.size);
     for (int64_t step = mine.begin; step < mine.end; ++step) {
@@ -41,9 +42,9 @@ struct Inner {
     const Range rows = part(product.m, 1, team.rank, team.size);
     for (int64_t i = rows.begin; i < rows.end; ++i)
       for (int64_t j = 0; j < product.n; ++j) {
-        Word& element = product.out[i * product.out_row + j * product.out_column];
-        const Word* copy = copies + i * product.n + j;
-        Word sum = product.accumulate ? element + *copy : *copy;
+        Sum& element = product.out[i * product.out_row + j * product.out_column];
+        const Sum* copy = copies + i * product.n + j;
+        Sum sum = product.accumulate ? element + *copy : *copy;
         for (int64_t step = 1; step < steps(product); ++step) sum += copy[step * size];
         element = sum;
       }

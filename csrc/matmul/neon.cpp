@@ -18,6 +18,7 @@ struct Target {
   // 24 sums, 3 vectors of b, 1 broadcast of a: 28 of 32 registers.
   static constexpr int vector_bytes = 16, rows = 8, vectors = 3;
   using Int8 = Int8Pairs<Pairs, vector_bytes>;
+  using BFloat16Format = Floating<float, BFloat16, vector_bytes>;
 };
 
 }  // namespace

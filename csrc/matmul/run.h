@@ -2,6 +2,7 @@
 // batch. A target file instantiates run<Target>; its Target gives
 //   vector_bytes, rows, vectors        the micro-kernel's tile: rows x (vectors * lanes), the same for every word size
 //   Int8                               the format of int8: Int8Pairs or Int8Quads with the target's instruction
+//   BFloat16Format                     that of bfloat16: Floating, or BFloat16Pairs with the target's instruction
 #pragma once
 #include "core/workspace.h"
 #include "matmul/direct.h"
@@ -21,7 +22,8 @@ struct Runner {
   using Word = typename ThisTile::Word;
   using Sum = typename ThisTile::Sum;
   using Input = typename Format::Input;
-  using Streamed = FewRows<ThisTile>;
+  // Few rows are bound by memory: they gain nothing from pairs.
+  using Streamed = FewRows<Tile<typename Format::Single, Target::rows, Target::vectors>>;
   using Small = Direct<ThisTile>;
 
   static bool run(const Problem& problem, int threads) {
@@ -56,12 +58,13 @@ struct Runner {
       for (int64_t item = mine.begin; item < mine.end; ++item) {
         const Product<ThisTile> one = product(problem, item);
         if (streamed) {
-          Streamed::pack_a(one, a_space);
-          Streamed::run(one, team, a_space);
+          auto* words = reinterpret_cast<typename Streamed::Word*>(a_space);
+          Streamed::pack_a(one, words);
+          Streamed::run(one, team, words);
         } else if (small) {
           Small::run(one, a_space);
         } else if (by_k) {
-          inner.run(one, team, a_space, b_space, space + useful * (a_words + b_words));
+          inner.run(one, team, a_space, b_space, reinterpret_cast<Sum*>(space + useful * (a_words + b_words)));
         } else if (alone) {
           const Range columns = part(one.n, ThisTile::columns, team.rank, team.size);
           if (columns.begin < columns.end) blocks.run(one.columns(columns), Team{0, 1}, a_space, b_space);
@@ -122,7 +125,7 @@ auto with_format(DType dtype, const Call& call) {
     case DType::float32:
       return call(Floating<float, float, bytes>{});
     case DType::bfloat16:
-      return call(Floating<float, BFloat16, bytes>{});
+      return call(typename Target::BFloat16Format{});
     case DType::float16:
       return call(Floating<float, Float16, bytes>{});
     default:

@@ -22,6 +22,7 @@ struct Panels {
   const char* ahead;
   int64_t ahead_step;
   int64_t a_row = 0, b_unit = 0;  // in place only
+  bool a_needs_care = false;      // as Header::mark, of the block of a
 };
 
 template <class Arithmetic, int max_rows, int vectors, bool in_place = false>
@@ -30,9 +31,11 @@ struct Micro {
   using V = typename Arithmetic::V;
   using Sum = typename Arithmetic::Sum;
   using Sums = typename Arithmetic::Sums;
+  static_assert(sizeof(Word) == sizeof(Sum), "a vector holds as many of either");
   static constexpr int lanes = sizeof(V) / sizeof(Word), columns = vectors * lanes;
-  static constexpr int header = Arithmetic::header ? columns : 0;  // words before the first row of a packed panel of b
-  static constexpr int depth = 4;                                  // units per turn of the loop
+  static constexpr int header =
+      Arithmetic::header != Header::none ? columns : 0;  // words before the first row of a packed panel of b
+  static constexpr int depth = 4;                        // units per turn of the loop
 
   // c has `rows` rows, `row_step` apart, of `wanted_vectors` neighbouring vectors.
   static void run(int64_t rows, int64_t wanted_vectors, const Panels<Word>& panels, Sum* c, int64_t row_step,
@@ -63,7 +66,8 @@ struct Micro {
     Sums sums[rows][width];
     if (store != Store::stream)
       each<rows, width>([&](int i, int j) { __builtin_prefetch(c + i * row_step + j * lanes, 1); });
-    each<rows, width>([&](int i, int j) { sums[i][j] = Arithmetic::header ? load<Sums>(b + j * lanes) : Sums{}; });
+    each<rows, width>(
+        [&](int i, int j) { sums[i][j] = Arithmetic::header == Header::sums ? load<Sums>(b + j * lanes) : Sums{}; });
     b += header;
     int64_t u = panels.units;
     for (; u >= depth; u -= depth, a += depth * a_unit, b += depth * b_unit, ahead += panels.ahead_step) {
@@ -111,16 +115,24 @@ struct Tile {
   using V = typename Kernel::V;
   using Sum = typename Kernel::Sum;
   static constexpr int lanes = Kernel::lanes, max_rows = max_rows_, columns = Kernel::columns, header = Kernel::header;
+  static constexpr Header head = Format::Arithmetic::header;
 
-  static void pack_a(Source<typename Format::Input> a, int64_t rows, int64_t k, Word* packed) {
+  // Whether it needs care.
+  static bool pack_a(Source<typename Format::Input> a, int64_t rows, int64_t k, Word* packed) {
     Packer<Format, max_rows, Side::a>::panel(a, rows, k, packed);
+    if constexpr (head == Header::mark) return Format::needs_care(packed, ceil_div(k, Format::group) * max_rows);
+    return false;
   }
 
   // Units `unit` and following of a panel, from `k` elements of k.
   static void pack_b(Source<typename Format::Input> b, int64_t count, int64_t k, Word* panel, int64_t unit) {
     Word* packed = panel + header + unit * columns;
     Packer<Format, columns, Side::b>::panel(b, count, k, packed);
-    if constexpr (header > 0) {
+    if constexpr (head == Header::mark) {
+      if (unit == 0) memset(panel, 0, sizeof(Word) * header);
+      panel[0] |= Format::needs_care(packed, ceil_div(k, Format::group) * columns);
+    }
+    if constexpr (head == Header::sums) {
       // The sums start from minus what a's shift by 128 adds: a panel product with 128 in every byte of a.
       V sums[vectors] = {};
       for (int64_t u = 0; u < ceil_div(k, Format::group); ++u, packed += columns)
@@ -136,11 +148,22 @@ struct Tile {
   // c += or = for rows x count elements, `row_step` and `column_step` apart.
   static void run(int64_t rows, int64_t count, const Panels<Word>& panels, Sum* c, int64_t row_step,
                   int64_t column_step, Store store) {
+    if constexpr (head == Header::mark)
+      if (panels.a_needs_care || *panels.b)
+        return run_by<Micro<typename Format::Careful, max_rows, vectors>>(rows, count, panels, c, row_step, column_step,
+                                                                          store);
+    run_by<Kernel>(rows, count, panels, c, row_step, column_step, store);
+  }
+
+ private:
+  template <class Chosen>
+  static void run_by(int64_t rows, int64_t count, const Panels<Word>& panels, Sum* c, int64_t row_step,
+                     int64_t column_step, Store store) {
     const int64_t wanted = ceil_div(count, lanes);
-    if (count == wanted * lanes && column_step == 1) return Kernel::run(rows, wanted, panels, c, row_step, store);
+    if (count == wanted * lanes && column_step == 1) return Chosen::run(rows, wanted, panels, c, row_step, store);
     // The edge of the matrix, or scattered columns: through a full tile beside it.
     alignas(64) Sum whole[max_rows * columns];
-    Kernel::run(rows, wanted, panels, whole, columns, Store::replace);
+    Chosen::run(rows, wanted, panels, whole, columns, Store::replace);
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t j = 0; j < count; ++j) {
         Sum& element = c[i * row_step + j * column_step];

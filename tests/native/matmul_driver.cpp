@@ -1,11 +1,14 @@
 // Runs the matmul variants named on the command line, without Python, and compares every element with exact integer
 // sums: the check for instruction sets that the tests' own processor does not have, under an emulator.
 //   matmul_driver VARIANT...     exit status 0 and a line per variant, or 1 and the first wrong element
+// Besides generic it knows the variant PYHPC_DRIVER_VARIANT that it is compiled for.
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include <initializer_list>
 #include <vector>
 
 #include "core/machine.h"
@@ -21,8 +24,8 @@ const CacheSizes& cache_sizes() {
 
 namespace pyhpc::matmul {
 extern const Variant generic;
-#if defined(__aarch64__)
-extern const Variant neon;
+#ifdef PYHPC_DRIVER_VARIANT
+extern const Variant PYHPC_DRIVER_VARIANT;
 #endif
 }  // namespace pyhpc::matmul
 
@@ -33,8 +36,8 @@ using matmul::Problem;
 using matmul::Variant;
 
 const Variant* find(const char* name) {
-#if defined(__aarch64__)
-  if (strcmp(name, "neon") == 0) return &matmul::neon;
+#ifdef PYHPC_DRIVER_VARIANT
+  if (strcmp(name, matmul::PYHPC_DRIVER_VARIANT.name) == 0) return &matmul::PYHPC_DRIVER_VARIANT;
 #endif
   return strcmp(name, "generic") == 0 ? &matmul::generic : nullptr;
 }
@@ -134,6 +137,97 @@ bool halves_right(const Variant& variant) {
   return true;
 }
 
+// bfloat16 numbers of any kind: 'n' around 1, 's' with subnormal ones among large ones, 'x' with Inf and NaN too.
+uint16_t pattern(char kind, int64_t i) {
+  const uint32_t random = static_cast<uint32_t>((i + 1) * 2654435761u) >> 7, sign = random << 15 & 0x8000;
+  if (kind != 'n' && random % 7 == 0) return static_cast<uint16_t>(sign | (random >> 4 & 0x7f));
+  if (kind == 'x' && random % 211 == 1) return static_cast<uint16_t>(sign | (random & 1 << 9 ? 0x7f80 : 0x7fc0));
+  const uint32_t exponent = kind == 'n' ? 120 + random % 12 : random % 5 ? 60 + random % 80 : 180;
+  return static_cast<uint16_t>(sign | exponent << 7 | (random >> 11 & 0x7f));
+}
+
+double widened(uint16_t bits) {
+  const uint32_t word = static_cast<uint32_t>(bits) << 16;
+  float value;
+  memcpy(&value, &word, sizeof value);
+  return value;
+}
+
+// A matrix of bfloat16 with gaps between its rows (or, transposed, its columns), or backwards.
+struct Matrix {
+  int64_t rows, columns, row_step, column_step;
+  std::vector<uint16_t> memory;
+  const uint16_t* first;
+  Matrix(int64_t rows, int64_t columns, char layout, char kind, int64_t seed)
+      : rows(rows), columns(columns), row_step(layout == 't' ? 1 : columns + 3), column_step(layout == 't' ? rows : 1) {
+    memory.resize((rows + 1) * (columns + 4));
+    first = memory.data();
+    if (layout == 'r') first += (rows - 1) * row_step, row_step = -row_step;
+    for (size_t i = 0; i < memory.size(); ++i) memory[i] = pattern(kind, static_cast<int64_t>(i) + seed);
+  }
+  double operator()(int64_t i, int64_t j) const { return widened(first[i * row_step + j * column_step]); }
+};
+
+struct Way {
+  bool narrow, accumulate, packed;
+  int threads;
+};
+
+// Every element within the bound of matmul_problem.py: k roundings of float32, k underflows, and one of bfloat16.
+bool within_bound(const Variant& variant, const Matrix& a, const Matrix& b, const Way& way) {
+  const int64_t m = a.rows, n = b.columns, k = a.columns;
+  std::vector<float> wide(m * n, 3);
+  std::vector<uint16_t> narrow(m * n, 0x4040);  // 3
+  Problem problem = {};
+  problem.dtype = DType::bfloat16, problem.m = m, problem.n = n, problem.k = k;
+  problem.a = a.first, problem.a_row = a.row_step, problem.a_column = a.column_step;
+  problem.b = b.first, problem.b_row = b.row_step, problem.b_column = b.column_step;
+  problem.out = way.narrow ? static_cast<void*>(narrow.data()) : wide.data();
+  problem.out_row = n, problem.out_column = 1, problem.accumulate = way.accumulate, problem.narrow = way.narrow;
+  if (way.packed) {
+    void* packed = aligned_alloc(64, (variant.pack(problem, nullptr, 1) + 63) / 64 * 64);
+    variant.pack(problem, packed, way.threads);
+    const bool done = variant.run_packed(problem, packed, way.threads);
+    free(packed);
+    if (!done) return false;
+  } else if (!variant.run(problem, way.threads)) {
+    return false;
+  }
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t j = 0; j < n; ++j) {
+      double sum = way.accumulate ? 3 : 0, size = sum;
+      for (int64_t p = 0; p < k; ++p) sum += a(i, p) * b(p, j), size += fabs(a(i, p) * b(p, j));
+      const double found = way.narrow ? widened(narrow[i * n + j]) : wide[i * n + j];
+      const double last = way.narrow ? 0x1p-8 * 1.01 : 0;
+      const double bound = size * ((k + 1) * 0x1.01p-24 + last) + (k + 1) * 0x1p-126;
+      if (isnan(sum) ? isnan(found) : isinf(sum) || size > 0x1.fp127 ? true : fabs(found - sum) <= bound) continue;
+      printf("%s bfloat16 %ldx%ldx%ld%s%s%s: element (%ld, %ld) is %g, not %g +- %g\n", variant.name, m, n, k,
+             way.narrow ? " narrow" : "", way.accumulate ? " accumulate" : "", way.packed ? " packed" : "", i, j, found,
+             sum, bound);
+      return false;
+    }
+  return true;
+}
+
+bool bfloats_right(const Variant& variant) {
+  const int64_t sizes[][3] = {{1, 1, 1},   {1, 70, 9},   {5, 3, 2},    {5, 65, 31},
+                              {6, 64, 64}, {7, 129, 65}, {33, 50, 18}, {50, 130, 101}};
+  const Way ways[] = {{false, false, false, 1},
+                      {false, true, false, 2},
+                      {true, true, false, 2},
+                      {true, false, true, 1},
+                      {false, true, true, 3}};
+  for (const auto& size : sizes)
+    for (const char kind : {'n', 's', 'x'})
+      for (const char a_layout : {'n', 't', 'r'})
+        for (const char b_layout : {'n', 't', 'r'}) {
+          const Matrix a(size[0], size[2], a_layout, kind, 0), b(size[2], size[1], b_layout, kind, 12345);
+          for (const Way& way : ways)
+            if (!within_bound(variant, a, b, way)) return false;
+        }
+  return true;
+}
+
 }  // namespace
 
 int main(int count, char** names) {
@@ -143,7 +237,7 @@ int main(int count, char** names) {
       printf("%s is not in this driver\n", names[i]);
       return 1;
     }
-    if (!right(*variant) || !halves_right(*variant)) return 1;
+    if (!right(*variant) || !halves_right(*variant) || !bfloats_right(*variant)) return 1;
     printf("%s right\n", names[i]);
   }
   return 0;

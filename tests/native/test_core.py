@@ -45,6 +45,7 @@ def flags_of_this_processor():
         ("avx2", {"avx2", "fma", "f16c"}),
         ("avx512", {"avx512f", "avx512bw", "avx512dq", "avx512vl"}),
         ("avx512_vnni", {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}),
+        ("avx512_bf16", {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"}),
         ("neon", {"asimdhp"}),
     ],
 )

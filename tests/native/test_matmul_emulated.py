@@ -26,7 +26,7 @@ def objects(tmp_path_factory):
     folder = tmp_path_factory.mktemp("aarch64")
     return {
         "workspace": compile_object(SOURCE / "core/workspace.cpp", folder),
-        "driver": compile_object(Path(__file__).with_name("matmul_driver.cpp"), folder),
+        "driver": compile_object(Path(__file__).with_name("matmul_driver.cpp"), folder, "-DPYHPC_DRIVER_VARIANT=neon"),
         "generic": compile_object(SOURCE / "matmul/generic.cpp", folder),
         "neon": compile_object(SOURCE / "matmul/neon.cpp", folder, "-march=armv8.2-a+fp16"),
     }

@@ -1,0 +1,39 @@
+"""The variant for AVX-512 BF16 on processors that lack it: its file, with a model of its one instruction that runs."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pyhpc.native import cpu
+
+SOURCE, HERE = Path(__file__).parents[2] / "csrc", Path(__file__).parent
+# GCC 12 takes the undefined operands in its own intrinsics for mistakes.
+FLAGS = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-maybe-uninitialized", "-fopenmp", "-fno-math-errno"]
+FEATURES = ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c", "avx512vnni", "avx512bf16"]
+TARGET_FLAGS = [f"-m{feature}" for feature in FEATURES]
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    if refusal := cpu().target_refusal("avx512_vnni"):
+        pytest.skip(refusal)
+    folder = tmp_path_factory.mktemp("bfloat16")
+    sources = {
+        HERE / "matmul_driver.cpp": ["-DPYHPC_DRIVER_VARIANT=avx512_bf16"],
+        SOURCE / "core/workspace.cpp": [],
+        SOURCE / "matmul/generic.cpp": [],
+        SOURCE / "matmul/avx512_bf16.cpp": [*TARGET_FLAGS, "-include", HERE / "dpbf16_model.h"],
+    }
+    objects = [folder / f"{source.stem}.o" for source in sources]
+    for (source, flags), result in zip(sources.items(), objects, strict=True):
+        subprocess.run(["g++", *FLAGS, *flags, f"-I{SOURCE}", "-c", source, "-o", result], check=True)
+    subprocess.run(["g++", "-fopenmp", *objects, "-o", folder / "driver"], check=True)
+    return folder / "driver"
+
+
+def test_products_of_pairs_are_within_the_bound_for_every_layout_kind_of_number_and_way(driver):
+    done = subprocess.run([driver, "generic", "avx512_bf16"], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "generic right\navx512_bf16 right\n"), done.stdout + done.stderr
