@@ -105,7 +105,26 @@ def test_importing_device_loads_no_gpu_library(monkeypatch):
     assert not {"cupy", "torch", "numba", "pynvml", "_cuda"} & set(loaded)
 
 
+def run(**changed):
+    return device.Run("matmul", "sm80", "A100", "2026-01-31", "bfloat16 8x8x8", "3 TFLOP/s")._replace(**changed)
+
+
 def test_a_variant_that_no_gpu_has_run_says_so(monkeypatch):
     assert device.status("nothing", "sm80") == "compiled only: never ran on a GPU"
-    monkeypatch.setitem(device._RAN, ("matmul", "sm80"), "A100, 2026-01-31")
-    assert device.status("matmul", "sm80") == "ran on A100, 2026-01-31"
+    monkeypatch.setattr(device, "runs", lambda: (run(), run(gpu="H200", date="2026-02-01")))
+    assert device.status("matmul", "sm80") == "ran on H200, 2026-02-01: bfloat16 8x8x8, 3 TFLOP/s"
+    assert device.status("matmul", "sm90") == "compiled only: never ran on a GPU"
+
+
+def test_a_run_is_recorded_once_and_a_newer_one_of_the_same_takes_its_place(tmp_path):
+    path = tmp_path / "runs.json"
+    path.write_text("[]")
+    device.record([run(), run(variant="sm90")], path)
+    device.record([run(date="2026-03-01", rate="4 TFLOP/s")], path)
+    assert device.runs(path) == (run(variant="sm90"), run(date="2026-03-01", rate="4 TFLOP/s"))
+    device.record([], path)
+    assert len(device.runs(path)) == 2
+
+
+def test_the_recorded_runs_of_this_tree_can_be_read():
+    assert all(len(found.date) == 10 and found.gpu for found in device.runs())

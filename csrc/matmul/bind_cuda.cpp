@@ -1,6 +1,7 @@
 // Binds the CUDA matmul: borrows the arrays, checks them, enqueues on the caller's stream.
 #include "core/cuda_bind.h"
 #include "matmul/check.h"
+#include "matmul/sm90_plan.h"
 
 namespace pyhpc::matmul {
 
@@ -31,12 +32,25 @@ void run(py::object a_object, py::object b_object, py::object out_object, bool a
   cuda::check(chosen.run(problem, stream), "launching matmul");
 }
 
+// The plans that sm90 would weigh for operands and an out without padding, row by row. Needs no GPU.
+std::string explain(int64_t m, int64_t n, int64_t k, int64_t batches, int out_bytes, int multiprocessors) {
+  require(m > 0 && n > 0 && k > 0 && batches > 0 && multiprocessors > 0, "a size is not positive");
+  const auto by_box = [out_bytes](int64_t columns) { return columns * out_bytes % 16 == 0; };
+  const sm90_plan::Shape shape = {m, n, k, batches, out_bytes, {by_box(n), n == 1 && by_box(m)}, multiprocessors};
+  std::string text(static_cast<size_t>(sm90_plan::explain(shape, nullptr, 0)), ' ');
+  sm90_plan::explain(shape, &text[0], static_cast<int>(text.size()) + 1);
+  return text;
+}
+
 }  // namespace
 
 void bind(py::module_& module) {
   module.def("run", &run, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("accumulate") = false,
              py::arg("stream") = 0, py::arg("variant") = "",
              "Enqueue out = a @ b (+ out) on `stream` of the arrays' GPU.");
+  module.def("explain", &explain, py::arg("m"), py::arg("n"), py::arg("k"), py::arg("batches") = 1,
+             py::arg("out_bytes") = 2, py::arg("multiprocessors") = 132,
+             "The cost model's table of the tiles that sm90 can use for a product, the chosen one marked.");
   module.def(
       "variants", [] { return cuda::list_variants(variants); }, "(name, refusal or \"\") of each target, best first.");
 }

@@ -1,6 +1,8 @@
 // Matrix product on Hopper's tensor cores (sm_90a): 16-bit operands of any transposition, float sums, float or 16-bit
 // out. The kernel is in sm90_kernel.h, the choice of tiles in sm90_plan.h, what it refuses in sm90_operand.h. Allocates
 // nothing and waits for nothing: a launch can be captured in a graph.
+#include <stdlib.h>
+
 #include "core/cuda_tensor_map.h"
 #include "core/cuda_variant.h"
 #include "matmul/sm90_kernel.h"
@@ -9,6 +11,8 @@
 
 namespace pyhpc::matmul {
 namespace {
+
+constexpr int invalid_value = 1;  // cudaErrorInvalidValue
 
 using cuda::TensorMap;
 using hopper::Work;
@@ -147,7 +151,8 @@ int run(const Problem& problem, uintptr_t stream) {
     if (merged.batch_shape[i] == 0) return 0;
   int multiprocessors = 0;
   if (const int status = cuda::count_multiprocessors(multiprocessors)) return status;
-  const Plan plan = sm90_plan::best(planned_shape(merged, multiprocessors));
+  const Plan plan = sm90_plan::chosen(planned_shape(merged, multiprocessors), getenv("PYHPC_SM90_PLAN"));
+  if (plan.columns == 0) return invalid_value;
   return enqueue_all(merged, plan, multiprocessors, stream);
 }
 

@@ -4,7 +4,8 @@
 //   clocks = launch + fill + waves × (stages of k × slowest of {matrix unit, shared memory, L2} + store)
 //            and no less than the bytes of a, b and out take through device memory
 //
-// The constants are of an H200 and are worked out, not measured: a change of one shows as a change of rank.
+// The constants are of an H200 and are worked out, not measured: a change of one shows as a change of rank. To measure
+// another candidate, name it in the environment: PYHPC_SM90_PLAN="columns,cluster rows,split,exchanged", as 256,2,1,0.
 #pragma once
 #include <stdint.h>
 #include <stdio.h>
@@ -127,13 +128,27 @@ inline Plan best(const Shape& shape) {
   return found;
 }
 
+// The candidate that `name` describes, or, without a name, the best. No columns: there is no such candidate.
+inline Plan chosen(const Shape& shape, const char* name) {
+  if (!name || !*name) return best(shape);
+  int columns = 0, cluster_rows = 0, split = 0, exchanged = 0;
+  Plan found = {};
+  if (sscanf(name, "%d,%d,%d,%d", &columns, &cluster_rows, &split, &exchanged) != 4) return found;
+  for_each(shape, [&](const Plan& plan) {
+    if (plan.columns == columns && plan.cluster_rows == cluster_rows && plan.split == split &&
+        plan.exchanged == (exchanged != 0))
+      found = plan;
+  });
+  return found;
+}
+
 // Every candidate with its time, a line each, the chosen one marked. Returns the length, as snprintf.
 inline int explain(const Shape& shape, char* text, int size) {
-  const Plan chosen = best(shape);
+  const Plan fastest = best(shape);
   int length = snprintf(text, static_cast<size_t>(size), "  tile     a,b       cluster  split  band  store   us\n");
   for_each(shape, [&](const Plan& plan) {
-    const bool marked = plan.exchanged == chosen.exchanged && plan.columns == chosen.columns &&
-                        plan.cluster_rows == chosen.cluster_rows && plan.split == chosen.split;
+    const bool marked = plan.exchanged == fastest.exchanged && plan.columns == fastest.columns &&
+                        plan.cluster_rows == fastest.cluster_rows && plan.split == fastest.split;
     const int left = length < size ? size - length : 0;
     length += snprintf(left ? text + length : nullptr, static_cast<size_t>(left),
                        "%c 128x%-3d  %-9s %7d %6d %5d  %-6s %.1f\n", marked ? '*' : ' ', plan.columns,

@@ -2,7 +2,7 @@
 
 The environment variable PYHPC_STAND_IN holds words: `gpus=2` how many there are (0: none is visible), `flip=5` the
 copy to the host before which one bit of the memory flips, `lazy=9` after how many executions nothing is computed any
-more, `bytes=100` the largest piece of memory to be had.
+more, `hang=7` the execution that never ends, `bytes=100` the largest piece of memory to be had.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ import numpy as np
 
 from pyhpc.errors import DeviceError
 
-WORDS = {"gpus": 1, "flip": -1, "lazy": 1 << 30, "bytes": 1 << 30}
+WORDS = {"gpus": 1, "flip": -1, "lazy": 1 << 30, "hang": -1, "bytes": 1 << 30}
 WORDS |= {name: int(value) for name, value in (word.split("=") for word in os.environ["PYHPC_STAND_IN"].split())}
 
 _queue = []
@@ -86,13 +86,18 @@ def _array(there):
     told = there.__cuda_array_interface__
     dtype = np.dtype(ml_dtypes.bfloat16 if told["typestr"] == "<V2" else told["typestr"])
     size = int(np.prod(told["shape"])) * dtype.itemsize
-    content = np.frombuffer((ctypes.c_char * size).from_address(told["data"][0]), np.uint8)
-    return content.view(dtype).reshape(told["shape"])
+    strides = told.get("strides")
+    if strides is not None:
+        size = sum((extent - 1) * step for extent, step in zip(told["shape"], strides, strict=True)) + dtype.itemsize
+    content = (ctypes.c_char * size).from_address(told["data"][0])
+    return np.ndarray(told["shape"], dtype, content, strides=strides)
 
 
 def _multiply(a, b, out):
     global _executions
     _executions += 1
+    if _executions == WORDS["hang"]:
+        time.sleep(1e6)
     if _executions <= WORDS["lazy"]:
         out[...] = (a.astype(np.float64) @ b.astype(np.float64)).astype(out.dtype)
 
@@ -103,6 +108,8 @@ def _enqueue(a, b, out, accumulate, stream, variant):
 
 
 def _stream(op, a, b, c):
+    if op == "read":
+        return c.__setitem__(..., a.reshape(len(c), -1).sum(axis=1))
     c[...] = 3.0 if op == "fill" else a + (3.0 * b if op == "triad" else 0.0)
 
 

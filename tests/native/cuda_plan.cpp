@@ -12,6 +12,7 @@ int64_t steps(const tiles::Order* order) { return tiles::steps(*order); }
 void place_of(const tiles::Order* order, int step, tiles::Place* place) { *place = tiles::place_of(*order, step); }
 
 void best(const plans::Shape* shape, plans::Plan* plan) { *plan = plans::best(*shape); }
+void chosen(const plans::Shape* shape, const char* name, plans::Plan* plan) { *plan = plans::chosen(*shape, name); }
 int64_t slots(const plans::Shape* shape, int cluster) { return plans::slots(*shape, cluster); }
 int explain(const plans::Shape* shape, char* text, int size) { return plans::explain(*shape, text, size); }
 

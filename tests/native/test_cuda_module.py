@@ -132,6 +132,13 @@ def test_the_arguments_are_refused_with_the_sentences_of_the_cpu():
         assert sentences[0] == sentences[1]
 
 
+def test_the_plan_of_a_product_is_told_without_a_gpu():
+    table = native.matmul.explain(4096, 4096, 4096)
+    assert [line.split()[:3] for line in table.splitlines() if line.startswith("*")] == [["*", "128x256", "as"]]
+    with pytest.raises(InvalidArgument, match="not positive"):
+        native.matmul.explain(0, 1, 1)
+
+
 def test_the_module_needs_no_library_of_cuda_to_load():
     readelf = shutil.which("readelf")
     if readelf is None:

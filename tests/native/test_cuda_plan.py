@@ -140,6 +140,15 @@ def test_the_model_prints_every_candidate_and_marks_the_chosen_one(library):
     assert library.explain(ctypes.byref(shape), None, 0) == len(text.value)
 
 
+def test_a_candidate_can_be_named_and_a_name_that_is_none_is_told(library):
+    shape, plan = shape_of(16, 4096, 4096), Plan()
+    for name, found in [("64,1,4,1", (64, 1, 4, True)), ("96,1,1,0", (0, 0, 0, False)), ("fast", (0, 0, 0, False))]:
+        library.chosen(ctypes.byref(shape), name.encode(), ctypes.byref(plan))
+        assert (plan.columns, plan.cluster_rows, plan.split, plan.exchanged) == found
+    library.chosen(ctypes.byref(shape), None, ctypes.byref(plan))
+    assert plan.clocks == best(library, 16, 4096, 4096).clocks
+
+
 # ---- shared memory: PTX ISA, "Matrix descriptor", "Shared memory matrix layout", "Register fragments" ----
 
 

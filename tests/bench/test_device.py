@@ -1,0 +1,96 @@
+"""benchmarks/device.py, on a pretended GPU (tests/cuda_stand_in) and on none."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyhpc.native import cuda_absence
+
+TESTS = Path(__file__).parents[1]
+SCRIPT = TESTS.parent / "benchmarks" / "device.py"
+
+
+def run(folder, *words, stand_in="gpus=1"):
+    environment = os.environ | {"PYTHONPATH": str(TESTS / "cuda_stand_in"), "PYHPC_STAND_IN": stand_in}
+    command = [sys.executable, str(SCRIPT), "--scale", "64", "--out", str(folder), *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+
+
+def rows_of(folder):
+    return json.loads((folder / "results.json").read_text())["rows"]
+
+
+def test_every_check_is_answered_and_what_cannot_run_says_why(tmp_path):
+    done = run(tmp_path, "--only", "build,check,sanitize,plans")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = rows_of(tmp_path)
+    assert {row["kind"] for row in rows} == {"build", "check", "sanitize", "plans"}
+    assert all(row.get("right") or row.get("absent") for row in rows)
+    assert sum(row["kind"] == "check" and row.get("right", False) for row in rows) >= 9
+    assert "NVIDIA Stand-in: " in done.stdout
+    assert "0 wrong or failed" in done.stdout
+
+
+def test_a_timed_row_has_both_regimes_and_ends_in_the_status_table(tmp_path, monkeypatch):
+    done = run(tmp_path, "--only", "time", "--row", "70B")
+    assert done.returncode == 0, done.stdout + done.stderr
+    timed = rows_of(tmp_path)
+    assert len(timed) == 4
+    for row in timed:
+        for regime in ("burst", "settled"):
+            assert row["times"]["sm80"][regime]["seconds"] > 0
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    spec = importlib.util.spec_from_file_location("device_benchmark", SCRIPT)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    found = benchmark.recorded(json.loads((tmp_path / "results.json").read_text()))
+    assert {(entry.kernel, entry.variant, entry.gpu) for entry in found} >= {("matmul", "sm80", "NVIDIA Stand-in")}
+    assert all("settled" in entry.rate for entry in found)
+
+
+@pytest.mark.parametrize("operation", ["read", "triad"])
+def test_memory_is_timed_and_its_contents_are_looked_at(tmp_path, operation):
+    done = run(tmp_path, "--only", "memory", "--row", operation)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = rows_of(tmp_path)
+    assert row["bytes"] == 8 * 2**15 * {"read": 1, "triad": 3}[operation]
+    assert "TB/s" in done.stdout
+
+
+def test_a_wrong_result_is_told_and_decides_the_exit_status(tmp_path):
+    done = run(tmp_path, "--only", "check", "--row", "float32 129x127x257", stand_in="gpus=1 lazy=0")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "wrong elements, first [0, 0]: nan" in done.stdout
+
+
+def test_a_timed_result_that_differs_from_the_verified_one_is_told(tmp_path):
+    done = run(tmp_path, "--only", "time", "--row", "128x128x128", stand_in="gpus=1 flip=1")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "sm80: a timed result differs from the verified one" in done.stdout
+
+
+def test_a_row_that_hangs_costs_itself_alone(tmp_path):
+    words = ("--only", "check", "--row", "float", "--row-seconds", "2")
+    done = run(tmp_path, *words, "--seconds", "60", stand_in="gpus=1 hang=3")
+    assert done.returncode == 1, done.stdout + done.stderr
+    rows = [row for row in rows_of(tmp_path) if "absent" not in row]
+    errors = [row["error"] for row in rows if "error" in row]
+    # The third product of each child hangs: two rows are right, one is killed, and so on.
+    assert errors
+    assert set(errors) == {"no answer in 2 s: killed"}
+    assert [bool(row.get("error")) for row in rows[:6]] == [False, False, True, False, False, True]
+
+
+@pytest.mark.skipif(cuda_absence() is None, reason="there is a GPU")
+def test_without_a_gpu_it_says_why():
+    command = [sys.executable, str(SCRIPT), "--only", "check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 3
+    assert "nothing can run here: CUDA is absent because" in done.stdout
