@@ -14,7 +14,7 @@ sanitize  some of them under compute-sanitizer (memcheck, racecheck), where ther
 plans     every candidate of sm90's cost model, timed: is the chosen one the fastest?
 time      burst: after idling, caches evicted, 10 launches. settled: back to back, the last 40 % of the time.
           Contestants in turn, in both orders; some rows of the first result are checked against float64, the last of
-          each turn must equal it bit for bit. Clock, power, temperature and throttle reasons beside each, by NVML, read while it runs
+          each turn must equal it bit for bit. Clock, power, temperature, throttle reasons by NVML, while it runs
 memory    read, copy, triad, fill of arrays far larger than the L2, beside PyTorch's copy
 
 Exit status: 0 all is right, 1 something is wrong or failed, 3 nothing could run here.
