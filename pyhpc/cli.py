@@ -1,4 +1,4 @@
-"""The command line: list, info, bench, plan, accept, judge, report. Each handler calls one function of the library.
+"""The command line: list, info, bench, schedule, plan, accept, judge, report. Each handler calls one function.
 
 Exit status: 0 ACCEPTED (or done), 1 REJECTED (or wrong results), 3 INCOMPLETE (or could not be done), 2 wrong usage.
 Nothing heavy is imported before a command is known: `pyhpc --help` answers at once.
@@ -42,6 +42,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 @click.version_option(__version__, message="pyhpc %(version)s")
 def commands() -> None:
     """HPC kernels, and the acceptance of the machines they run on."""
+
+
+class _Bytes(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
+    """A number of bytes as nccl-tests writes it: 8, 64K, 8M, 1G; the letters are powers of two."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        text = str(value).upper()
+        factor = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:], 1)
+        digits = text if factor == 1 else text[:-1]
+        if not digits.isdecimal():
+            self.fail(f"{value!r} is no size: write 8, 64K, 8M or 1G", parameter, context)
+        return int(digits) * factor
 
 
 @commands.command(name="list")
@@ -165,18 +179,24 @@ def _bench_kernel(kernel: str) -> click.Command:
     return click.Command(kernel, params=options, callback=handler, help=f"Compare {kernel} with its peers.")
 
 
-class _Bytes(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
-    """A number of bytes as nccl-tests writes it: 8, 64K, 8M, 1G; the letters are powers of two."""
+@commands.command()
+@click.argument("name")
+@click.option("-p", "--ranks", type=click.IntRange(min=1), required=True, help="How many ranks.")
+@click.option("--ranks-per-node", type=click.IntRange(min=1), help="For hierarchical; default: 8.")
+@click.option(
+    "--leaders", type=click.IntRange(min=1), help="For hierarchical: lanes between nodes; default: all ranks."
+)
+@click.option("--rank", type=click.IntRange(min=0), help="Write out only the schedule of this rank.")
+@click.option("--prove", is_flag=True, help="Show by symbolic execution that it is an all-reduce.")
+@click.option("--picture", type=click.Path(path_type=Path), metavar="FILE", help="Draw it: .svg, .png or .pdf.")
+@click.option("--price", multiple=True, type=_Bytes(), metavar="SIZE", help="Seconds for 1K, 16M, ...; repeatable.")
+@click.option("--topology", type=click.Path(path_type=Path), metavar="FILE", help="TOML or JSON; default: a cluster.")
+def schedule(**options: Any) -> None:
+    """Write out how the all-reduce algorithm NAME (see `pyhpc list`) goes on so many ranks; prove, draw, price it."""
+    from pyhpc.schedule import Wish, lines
 
-    name = "bytes"
-
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
-        text = str(value).upper()
-        factor = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:], 1)
-        digits = text if factor == 1 else text[:-1]
-        if not digits.isdecimal():
-            self.fail(f"{value!r} is no size: write 8, 64K, 8M or 1G", parameter, context)
-        return int(digits) * factor
+    for line in lines(Wish(**options)):
+        click.echo(line)
 
 
 @click.command(name="allreduce")

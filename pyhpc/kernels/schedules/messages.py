@@ -45,15 +45,20 @@ def walk(algorithm: Algorithm, ranks: int) -> Iterator[Step]:
     Raises:
         ProofError: a message that is never sent or never received in its step, or that names other chunks.
     """
-    everybody = np.arange(ranks)
-    for number, actions in enumerate(algorithm.steps(everybody, ranks)):
-        received = [action for action in actions if not isinstance(action, Send)]
-        sends = _joined([_ends(action, action.peer, ranks) for action in actions if isinstance(action, Send)])
-        receives = [(action, _ends(action, peer, ranks)) for action in received for peer in peers(action)]
-        reduced = [np.full(len(ends.rank), isinstance(action, Reduce)) for action, ends in receives]
-        step = _matched(sends, _joined([ends for _, ends in receives]), ranks, f"step {number}")
-        if len(step[0].rank):
-            yield Step(actions, *step, np.concatenate(reduced))
+    for number, actions in enumerate(algorithm.steps(np.arange(ranks), ranks)):
+        step = step_of(actions, ranks, f"step {number}")
+        if len(step.reduced):
+            yield step
+
+
+def step_of(actions: Round, ranks: int, where: str) -> Step:
+    """The messages of one step of all ranks; `where` is for the sentence that refuses them."""
+    received = [action for action in actions if not isinstance(action, Send)]
+    sends = _joined([_ends(action, action.peer, ranks) for action in actions if isinstance(action, Send)])
+    receives = [(action, _ends(action, peer, ranks)) for action in received for peer in peers(action)]
+    reduced = [np.full(len(ends.rank), isinstance(action, Reduce)) for action, ends in receives]
+    matched = _matched(sends, _joined([ends for _, ends in receives]), ranks, where)
+    return Step(actions, *matched, np.concatenate([*reduced, np.empty(0, bool)]))
 
 
 def peers(action: Action) -> tuple[Index, ...]:

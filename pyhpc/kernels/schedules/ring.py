@@ -12,20 +12,35 @@ Source: P. Patarasuk and X. Yuan, Bandwidth optimal all-reduce algorithms for cl
 
 from __future__ import annotations
 
-from pyhpc.kernels.schedules.schedule import Algorithm, Buffer, Chunks, Copy, Index, Path, Reduce, Send, Steps
+from collections.abc import Iterator
+
+from pyhpc.kernels.schedules.schedule import Algorithm, Chunks, Copy, Index, Path, Reduce, Round, Send, Steps
 
 
 def steps(rank: Index, ranks: int) -> Steps:
     """p−1 steps of reduce-scatter, p−1 of all-gather."""
-    following, preceding = (rank + 1) % ranks, (rank - 1) % ranks
-    source: Buffer = "input"
     for step in range(ranks - 1):
-        sent, received = _chunk(rank - step, ranks), _chunk(rank - step - 1, ranks)
-        yield Send(following, sent, source), Reduce(preceding, received, "input", own_is_left=False)
-        source = "result"
+        yield _combine(rank, ranks, step)
     for step in range(ranks - 1):
-        sent, received = _chunk(rank + 1 - step, ranks), _chunk(rank - step, ranks)
-        yield Send(following, sent, "result"), Copy(preceding, received)
+        yield _spread(rank, ranks, step)
+
+
+def runs(rank: Index, ranks: int) -> Iterator[tuple[int, Round]]:
+    """In all steps of a phase everybody sends as much to the same neighbour."""
+    if ranks > 1:
+        yield ranks - 1, _combine(rank, ranks, 0)
+        yield ranks - 1, _spread(rank, ranks, 0)
+
+
+def _combine(rank: Index, ranks: int, step: int) -> Round:
+    sent, received = _chunk(rank - step, ranks), _chunk(rank - step - 1, ranks)
+    send = Send((rank + 1) % ranks, sent, "result" if step else "input")
+    return send, Reduce((rank - 1) % ranks, received, "input", own_is_left=False)
+
+
+def _spread(rank: Index, ranks: int, step: int) -> Round:
+    sent, received = _chunk(rank + 1 - step, ranks), _chunk(rank - step, ranks)
+    return Send((rank + 1) % ranks, sent, "result"), Copy((rank - 1) % ranks, received)
 
 
 def _chunk(index: Index, ranks: int) -> Chunks:
@@ -46,4 +61,5 @@ ALGORITHM = Algorithm(
     path=path,
     messages=lambda ranks: 2 * ranks * (ranks - 1),
     volume=lambda ranks: 2 * (ranks - 1),
+    runs=runs,
 )

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -134,6 +134,8 @@ class Algorithm:
     path: Callable[[int], Path]  # path(ranks): the formula
     messages: Callable[[int], int]  # messages(ranks): sent in all by all ranks
     volume: Callable[[int], float]  # volume(ranks): vector lengths sent in all by all ranks
+    # runs(rank or ranks, ranks): how many alike steps follow each other, and the first of them, where there are many
+    runs: Callable[[Index, int], Iterator[tuple[int, Round]]] | None = None
 
     def rounds(self, rank: int, ranks: int) -> tuple[Round, ...]:
         """What one rank plays: its steps with its own actions, without those in which it has none."""
@@ -145,13 +147,13 @@ class Algorithm:
         path = self.path(ranks)
         return model.seconds(path.messages, path.volume * bytes, path.reduced * bytes)
 
-    def text(self, ranks: int) -> str:
-        """The whole schedule, readable, a line a round and rank."""
-        return "\n".join(self._lines(ranks))
+    def text(self, ranks: int, only: int | None = None) -> str:
+        """The schedule of every rank, or of one, readable: a line a round and rank."""
+        return "\n".join(self._lines(ranks, range(ranks) if only is None else (only,)))
 
-    def _lines(self, ranks: int) -> Iterator[str]:
+    def _lines(self, ranks: int, shown: Iterable[int]) -> Iterator[str]:
         yield f"{self.name} on {ranks} ranks, {self.chunks(ranks)} chunks"
-        for rank in range(ranks):
+        for rank in shown:
             for number, actions in enumerate(self.rounds(rank, ranks)):
                 yield f"rank {rank} round {number}: {'; '.join(map(str, actions))}"
 

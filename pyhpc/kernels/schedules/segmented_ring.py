@@ -13,8 +13,10 @@ collective operations, Cluster Computing 10, 2007.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pyhpc.kernels.schedules import ring
-from pyhpc.kernels.schedules.schedule import Algorithm, Chunks, Copy, Index, Path, Reduce, Send, Steps
+from pyhpc.kernels.schedules.schedule import Algorithm, Chunks, Path, Reduce, Round, Send
 
 
 def segmented_ring(segments: int) -> Algorithm:
@@ -23,31 +25,28 @@ def segmented_ring(segments: int) -> Algorithm:
         name="segmented_ring",
         summary=f"the ring, {segments} messages a chunk: combines while it receives (Pješivac-Grbović et al. 2007)",
         chunks=lambda ranks: segments * ranks,
-        steps=lambda rank, ranks: _steps(rank, ranks, segments),
+        steps=lambda rank, ranks: (_cut(step, segments) for step in ring.steps(rank, ranks)),
         path=lambda ranks: Path((ranks - 1) * (segments + 1), 2 * (ranks - 1) / ranks, (ranks - 1) / ranks),
         messages=lambda ranks: ranks * (ranks - 1) * (segments + 1),
         volume=lambda ranks: 2 * (ranks - 1),
+        runs=lambda rank, ranks: ((count, _cut(step, segments)) for count, step in ring.runs(rank, ranks)),
     )
 
 
-def _steps(rank: Index, ranks: int, segments: int) -> Steps:
-    """The steps of the ring, over ranges of as many chunks as there are segments."""
+def _cut(step: Round, segments: int) -> Round:
+    """A step of the ring over ranges of as many chunks as there are segments."""
+    send, receive = step
+    assert isinstance(send, Send)
 
-    def segment(chunks: Chunks, number: int) -> Chunks:
+    def part(chunks: Chunks, number: int) -> Chunks:
         return chunks[0] * segments + number, chunks[0] * segments + number + 1
 
-    for send, receive in ring.steps(rank, ranks):
-        assert isinstance(send, Send)
-        if isinstance(receive, Reduce):
-            sends = (Send(send.peer, segment(send.chunks, k), send.source) for k in range(segments))
-            combined = (
-                Reduce(receive.peer, segment(receive.chunks, k), receive.own, receive.own_is_left)
-                for k in range(segments)
-            )
-            yield *sends, *combined
-        else:
-            sent, received = ((first * segments, last * segments) for first, last in (send.chunks, receive.chunks))
-            yield Send(send.peer, sent, send.source), Copy(receive.peer, received)
+    if isinstance(receive, Reduce):
+        sends = (replace(send, chunks=part(send.chunks, number)) for number in range(segments))
+        combined = (replace(receive, chunks=part(receive.chunks, number)) for number in range(segments))
+        return *sends, *combined
+    sent, received = ((first * segments, last * segments) for first, last in (send.chunks, receive.chunks))
+    return replace(send, chunks=sent), replace(receive, chunks=received)
 
 
 ALGORITHM = segmented_ring(segments=2)
