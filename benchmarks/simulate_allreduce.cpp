@@ -4,9 +4,9 @@
 //
 // FILE holds 32-bit integers: ranks, chunks, then ranks + 1 offsets (in actions), then the actions of all ranks, five
 // integers each: round, kind (0 send, 1 receive to combine, 2 receive to copy), peer, first chunk, one past the last.
-// In a round all sends and receives are started, then the receives are waited for in order, each followed by the time of
-// its message and its reduction (injected: computation itself is not simulated), then the sends. Data are not looked at:
-// all ranks share one folded buffer. Sizes begin at fixed simulated times, so that all ranks begin together.
+// In a round all sends and receives are started, then the receives are waited for in order, each followed by the time
+// of its message and its reduction (injected: computation itself is not simulated), then the sends. Data are not looked
+// at: all ranks share one folded buffer. Sizes begin at fixed simulated times, so that all ranks begin together.
 
 #include <mpi.h>
 
@@ -21,8 +21,8 @@ struct Action {
   int32_t round, kind, peer, first, last;
 };
 
-constexpr double kHostSpeed = 1e9;     // as the platform file says
-constexpr double kSlotSeconds = 10;    // between the beginnings of two sizes
+constexpr double kHostSpeed = 1e9;   // as the platform file says
+constexpr double kSlotSeconds = 10;  // between the beginnings of two sizes
 
 void fail(const char* what) {
   std::fprintf(stderr, "simulate_allreduce: %s\n", what);
@@ -40,7 +40,8 @@ std::vector<Action> read(const char* name, int rank, int ranks, int32_t& chunks)
   if (std::fread(offsets, sizeof offsets, 1, file) != 1) fail("the schedule is cut short");
   std::vector<Action> actions(offsets[1] - offsets[0]);
   std::fseek(file, sizeof(int32_t) * (3 + ranks) + sizeof(Action) * offsets[0], SEEK_SET);
-  if (std::fread(actions.data(), sizeof(Action), actions.size(), file) != actions.size()) fail("the schedule is cut short");
+  if (std::fread(actions.data(), sizeof(Action), actions.size(), file) != actions.size())
+    fail("the schedule is cut short");
   std::fclose(file);
   return actions;
 }

@@ -27,7 +27,8 @@ import numpy as np
 
 from pyhpc.kernels.schedules.hierarchical import hierarchical
 from pyhpc.kernels.schedules.price import price
-from pyhpc.kernels.schedules.schedule import NOBODY, Algorithm, Copy, Path as Formula, Reduce, Send, algorithms, where
+from pyhpc.kernels.schedules.schedule import NOBODY, Algorithm, Copy, Reduce, Send, algorithms, where
+from pyhpc.kernels.schedules.schedule import Path as Formula
 from pyhpc.kernels.schedules.topology import Level, Topology
 
 PLAYER = Path(__file__).with_suffix(".cpp")
@@ -36,6 +37,8 @@ SETTINGS = {
     "smpi/simulate-computation": "no",
     "smpi/send-is-detached-thresh": "0",
     "smpi/privatization": "no",
+    "smpi/wtime": "0",
+    "smpi/shared-malloc-blocksize": str(1 << 27),  # one mapping a buffer: a process may have 65 530
     "network/model": "CM02",
     "network/TCP-gamma": "0",
     "network/crosstraffic": "0",
@@ -150,7 +153,7 @@ def kendall(one: Sequence[float], other: Sequence[float], equal: float = 0.01) -
         for a, b in combinations(zip(one, other, strict=True), 2)
         if all(abs(x - y) > equal * min(x, y) for x, y in zip(a, b, strict=True))
     ]
-    return sum(np.sign(pairs)) / len(pairs) if pairs else 1.0
+    return float(np.sign(pairs).mean()) if pairs else 1.0
 
 
 def contestants(ranks: int) -> dict[str, Algorithm]:
@@ -173,7 +176,7 @@ def compare(ranks: int, sizes_bytes: Sequence[int], folder: Path) -> dict[str, o
         figures = (f"{s * 1e6:.1f}/{p * 1e6:.1f}" for s, p in zip(simulated[name], priced[name], strict=True))
         print(f"{ranks:5d} {name:26s} {'  '.join(figures)} us   ({time.perf_counter() - began:.0f} s)", flush=True)
     columns = [list(zip(*table.values(), strict=True)) for table in (simulated, priced)]
-    taus = [kendall(one, other) for one, other in zip(*columns, strict=True)]
+    taus = [round(kendall(one, other), 3) for one, other in zip(*columns, strict=True)]
     errors = {name: [p / s - 1 for s, p in zip(simulated[name], priced[name], strict=True)] for name in simulated}
     print(f"{ranks:5d} Kendall {taus}; error at most {max(abs(e) for row in errors.values() for e in row):.1%}")
     return {"ranks": ranks, "sizes": list(sizes_bytes), "simulated": simulated, "priced": priced, "kendall": taus}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +19,7 @@ class ProofError(AssertionError):
     """A schedule that is not an all-reduce; the sentence says which rule is broken where."""
 
 
-@dataclass(frozen=True)
-class Ends:
+class Ends(NamedTuple):
     """One end of each message of an action, in rows: the sends, or the receives from one of its peers."""
 
     rank: np.ndarray
@@ -54,8 +53,8 @@ def walk(algorithm: Algorithm, ranks: int) -> Iterator[Step]:
 def step_of(actions: Round, ranks: int, where: str) -> Step:
     """The messages of one step of all ranks; `where` is for the sentence that refuses them."""
     received = [action for action in actions if not isinstance(action, Send)]
-    sends = _joined([_ends(action, action.peer, ranks) for action in actions if isinstance(action, Send)])
-    receives = [(action, _ends(action, peer, ranks)) for action in received for peer in peers(action)]
+    sends = _joined([ends_of(action, action.peer, ranks) for action in actions if isinstance(action, Send)])
+    receives = [(action, ends_of(action, peer, ranks)) for action in received for peer in peers(action)]
     reduced = [np.full(len(ends.rank), isinstance(action, Reduce)) for action, ends in receives]
     matched = _matched(sends, _joined([ends for _, ends in receives]), ranks, where)
     return Step(actions, *matched, np.concatenate([*reduced, np.empty(0, bool)]))
@@ -66,13 +65,8 @@ def peers(action: Action) -> tuple[Index, ...]:
     return (*action.before, action.peer) if isinstance(action, Reduce) else (action.peer,)
 
 
-def own_rows(action: Action, ranks: int) -> np.ndarray:
-    """The ranks that take part in the action."""
-    return np.flatnonzero(np.broadcast_to(action.peer, ranks) != NOBODY)
-
-
-def _ends(action: Action, peer: Index, ranks: int) -> Ends:
-    """The rows of the ranks that take part."""
+def ends_of(action: Action, peer: Index, ranks: int) -> Ends:
+    """The rows of the ranks that take part in an action with this one of its peers."""
     peers = np.broadcast_to(peer, ranks)
     rank = np.flatnonzero(peers != NOBODY)
     if (peers[rank] < 0).any() or (peers[rank] >= ranks).any():
@@ -88,11 +82,7 @@ def _joined(ends: list[Ends]) -> Ends:
     if not ends:
         nothing = np.empty(0, np.int64)
         return Ends(nothing, nothing, nothing, nothing)
-    return ends[0] if len(ends) == 1 else Ends(*(np.concatenate(rows) for rows in zip(*map(_rows, ends), strict=True)))
-
-
-def _rows(ends: Ends) -> tuple[np.ndarray, ...]:
-    return ends.rank, ends.peer, ends.first, ends.last
+    return Ends(*(np.concatenate(column) for column in zip(*ends, strict=True)))
 
 
 def _matched(sends: Ends, receives: Ends, ranks: int, where: str) -> tuple[Ends, Ends]:
@@ -110,7 +100,7 @@ def _matched(sends: Ends, receives: Ends, ranks: int, where: str) -> tuple[Ends,
         raise ProofError(f"{where}: a message from rank {sender} is never received by rank {receiver}")
     taken = np.empty(len(sent), np.int64)
     taken[by_receiver] = by_sender
-    sends = Ends(*(rows[taken] for rows in _rows(sends)))
+    sends = Ends(*(column[taken] for column in sends))
     differ = np.flatnonzero((sends.first != receives.first) | (sends.last != receives.last))
     if len(differ):
         k = differ[0]

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyhpc.kernels.schedules.expressions import Expressions, Twice
-from pyhpc.kernels.schedules.messages import Ends, ProofError, Step, own_rows, peers, walk
+from pyhpc.kernels.schedules.messages import Ends, ProofError, Step, ends_of, peers, walk
 from pyhpc.kernels.schedules.schedule import Algorithm, Copy, Path, Reduce, Send
 
 __all__ = ["Proof", "ProofError", "prove"]
@@ -90,22 +90,22 @@ class _World:
         """What the messages carry, after a look at the buffers they are said to be sent from."""
         for action in step.actions:
             if isinstance(action, Send):
-                rank = own_rows(action, self.ranks)
-                mine, edges = self.cells(_ends(action, rank, self.ranks))
-                self.read(mine, _from_result(action.source, rank, edges, self.ranks))
+                mine = ends_of(action, action.peer, self.ranks)
+                places, edges = self.cells(mine)
+                self.read(places, _from_result(action.source, mine.rank, edges, self.ranks))
         values: np.ndarray = self.held[cells]
         return values
 
     def receive(self, action: Copy | Reduce, ends: Ends, carried: np.ndarray, edges: np.ndarray, row: int) -> int:
         """Carry out one receiving action of all ranks, whose messages begin at `row`; the row after them."""
-        rank = own_rows(action, self.ranks)
-        cells, own_edges = self.cells(_ends(action, rank, self.ranks))
+        mine = ends_of(action, action.peer, self.ranks)
+        cells, own_edges = self.cells(mine)
         operand = np.full(self.ranks * self.chunks if len(peers(action)) > 1 else 0, -1)
         for peer in peers(action):
             count = int(np.count_nonzero(np.broadcast_to(peer, self.ranks) >= 0))
             values = carried[edges[row] : edges[row + count]]
             if len(operand):  # several messages, combined from left to right
-                there, _ = self.cells(Ends(*(rows[row : row + count] for rows in vars(ends).values())))
+                there, _ = self.cells(Ends(*(column[row : row + count] for column in ends)))
                 begun = operand[there] >= 0
                 values = values.copy()
                 values[begun] = self.node(operand[there[begun]], values[begun], there[begun])
@@ -114,8 +114,8 @@ class _World:
         if len(operand):
             values = operand[cells]
         if isinstance(action, Reduce):
-            own = self.read(cells, _from_result(action.own, rank, own_edges, self.ranks))
-            left = np.repeat(np.broadcast_to(action.own_is_left, self.ranks)[rank], np.diff(own_edges))
+            own = self.read(cells, _from_result(action.own, mine.rank, own_edges, self.ranks))
+            left = np.repeat(np.broadcast_to(action.own_is_left, self.ranks)[mine.rank], np.diff(own_edges))
             values = self.node(np.where(left, own, values), np.where(left, values, own), cells)
         self.held[cells] = values
         self.written[cells] = True
@@ -136,7 +136,7 @@ class _World:
         for action in step.actions:
             if isinstance(action, Send):
                 continue
-            cells, _ = self.cells(_ends(action, own_rows(action, self.ranks), self.ranks))
+            cells, _ = self.cells(ends_of(action, action.peer, self.ranks))
             if isinstance(action, Copy):
                 self.refuse_copied(cells)
                 self.copied_in[cells] = self.step
@@ -150,12 +150,6 @@ class _World:
         if len(wrong):
             rank, chunk = divmod(int(cells[wrong[0]]), self.chunks)
             raise ProofError(f"rank {rank} step {self.step}: a copy into chunk {chunk} races with another action")
-
-
-def _ends(action: Send | Copy | Reduce, rank: np.ndarray, ranks: int) -> Ends:
-    """The rows of an action at its own ranks."""
-    columns = (np.broadcast_to(column, ranks)[rank] for column in (action.peer, *action.chunks))
-    return Ends(rank, *columns)
 
 
 def _from_result(buffer: object, rank: np.ndarray, edges: np.ndarray, ranks: int) -> np.ndarray:
