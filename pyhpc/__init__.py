@@ -6,16 +6,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyhpc.kernels.allreduce import AllReduce, allreduce
+    from pyhpc.kernels.allreduce import allreduce
+    from pyhpc.kernels.allreduce_persistent import AllReduce, allreduce_buffer
     from pyhpc.kernels.attention import attention
     from pyhpc.kernels.attention_backward import attention_backward
     from pyhpc.kernels.matmul import matmul
     from pyhpc.kernels.matmul_packed import pack
 
 __version__ = "0.1.0"
-__all__ = ["AllReduce", "__version__", "allreduce", "attention", "attention_backward", "matmul", "pack"]
+__all__ = [
+    "AllReduce",
+    "__version__",
+    "allreduce",
+    "allreduce_buffer",
+    "attention",
+    "attention_backward",
+    "matmul",
+    "pack",
+]
 
-_MODULES = {"AllReduce": "allreduce", "pack": "matmul_packed"}  # of a name whose module is called otherwise
+# Of names whose modules are called otherwise.
+_MODULES = {"AllReduce": "allreduce_persistent", "allreduce_buffer": "allreduce_persistent", "pack": "matmul_packed"}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -316,6 +317,7 @@ class Channel:
         self.rank: int = comm.Get_rank()
         self.ranks: int = comm.Get_size()
         self.kept: dict[Any, Any] = {}  # what a kernel wants to find again at its next call on this communicator
+        self.users: weakref.WeakSet[Any] = weakref.WeakSet()  # closed before the communicator is freed
         self._scratch = np.empty(0, np.uint8)
 
     def scratch(self, size_bytes: int) -> np.ndarray:
@@ -343,10 +345,20 @@ def _attribute() -> int:
     """The MPI attribute under which a communicator keeps its channel; freed together with the communicator."""
 
     def free(comm: Any, keyval: int, channel: Channel) -> None:
+        for user in tuple(channel.users):
+            user.close()
+        channel.kept.clear()
+        for handle in [handle for handle, known in _channels.items() if known is channel]:
+            del _channels[handle]
         channel.comm.Free()
 
     key: int = mpi().Comm.Create_keyval(None, free)
     return key
+
+
+# By the communicator's handle, None for the world: looked up without MPI, whose time a short all-reduce would notice.
+# A freed communicator leaves it before MPI can give its handle to another one.
+_channels: dict[int | None, Channel] = {}
 
 
 def channel(comm: Any = None) -> Channel:
@@ -356,8 +368,13 @@ def channel(comm: Any = None) -> Channel:
         InvalidArgument: `comm` is no mpi4py communicator, was freed, or is an intercommunicator.
         Unsupported: there is no MPI.
     """
+    known = _channels.get(None if comm is None else getattr(comm, "handle", 0))
+    return _channel(comm) if known is None else known
+
+
+def _channel(comm: Any) -> Channel:
     module = mpi()
-    comm = module.COMM_WORLD if comm is None else comm
+    given, comm = comm, module.COMM_WORLD if comm is None else comm
     if not isinstance(comm, module.Comm):
         raise InvalidArgument(
             f"comm is a {type(comm).__name__}; give an mpi4py communicator, or None for MPI_COMM_WORLD"
@@ -370,6 +387,7 @@ def channel(comm: Any = None) -> Channel:
     if found is None:
         found = Channel(comm, comm.Dup())
         comm.Set_attr(_attribute(), found)
+    _channels[None if given is None else comm.handle] = found
     return found
 
 

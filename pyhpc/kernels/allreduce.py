@@ -1,28 +1,34 @@
 """All-reduce: result = x₀ op x₁ op … op x_{p−1} elementwise, on every rank, for op in sum, prod, min, max.
 
-Across ranks an algorithm is a schedule (pyhpc/kernels/schedules, one file each), played over MPI messages with the
-native reduction of csrc/allreduce. All ranks get equal bits, because every schedule is proved to evaluate one
-expression everywhere; order "invariant" (invariant.py) makes that expression independent of the schedule too.
+Across ranks an algorithm is a schedule (pyhpc/kernels/schedules, one file each), played by the engine of
+csrc/allreduce over shared memory inside a node and MPI messages between nodes. All ranks get equal bits, because every
+schedule is proved to evaluate one expression everywhere; order "invariant" (invariant.py) makes the result independent
+of the schedule too.
 """
 
 from __future__ import annotations
 
-import math
-import operator
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from pyhpc.comm import Channel, channel, mpi
+from pyhpc.comm import channel
 from pyhpc.errors import InvalidArgument, PyhpcError
 from pyhpc.kernels.allreduce_arguments import take
-from pyhpc.kernels.allreduce_plan import Request, Run, check, check_words, plan
+from pyhpc.kernels.allreduce_plan import (
+    Request,
+    agree,
+    check,
+    check_axis,
+    check_contributions,
+    check_words,
+    plan,
+    remembered,
+)
 from pyhpc.kernels.allreduce_problem import AllreduceProblem
 from pyhpc.kernels.allreduce_variants import peers, variants
-from pyhpc.kernels.arrays import NAMES, describe
+from pyhpc.kernels.arrays import NAMES
 from pyhpc.kernels.data import DTYPES
-from pyhpc.kernels.invariant import MOST_CONTRIBUTIONS
 from pyhpc.kernels.kernel import Kernel
 
 
@@ -35,7 +41,7 @@ def allreduce(
     out: Any = None,
     *,
     axis: int | None = None,
-    checked: bool = True,
+    checked: bool = False,
 ) -> Any:
     """Combine one array of every rank elementwise; every rank gets the result, with equal bits.
 
@@ -63,165 +69,53 @@ def allreduce(
         axis: 0 with order="invariant": the first axis of `x` counts contributions of this rank, of which ranks may
             give different numbers (at most 2^20 divided by the ranks), and the result has the shape of `x[0]`. Work
             that is spread over any number of ranks then has the same sum. None: `x` is one contribution.
-        checked: compare count, dtype, op, algorithm and order of all ranks first, so that a mismatch, or one rank's bad
-            argument, is an error on every rank. It costs one MPI_Allreduce of 96 bytes, about as much as a short
-            all-reduce itself. Without it a mismatch may hang or give wrong results.
+        checked: compare what all ranks ask for before anything is sent: a mismatch, or one rank's bad argument, is then
+            an error on every rank, and the next call works. It costs an MPI_Allreduce of 96 bytes. Without it each
+            message tells what it belongs to: a mismatch is an error too, but ends the use of this communicator for
+            all-reduces, and ranks that wait for one that never calls do so until the time limit.
 
     Returns:
         `out`, or a new array of `x`'s library.
 
     Raises:
         InvalidArgument: an argument that cannot be taken, or ranks that disagree; with `checked`, on every rank.
+        CommunicationError: another rank has ended, was interrupted, or did not answer within the time limit of
+            PYHPC_ALLREDUCE_TIMEOUT seconds (environment, default 300). The sentence names it. `out` holds no result
+            then, and later calls on this communicator raise the same: go on with a new one.
         Unsupported: no MPI here, or an array in GPU memory whose library offers no copy.
 
     Source of the algorithms: each schedule's file; of the invariant order: invariant.py.
     """
     private = channel(comm)
+    if axis is None and not checked and type(x) is np.ndarray:
+        # An array like one before: everything is decided. The plan takes contiguous arrays and checks them itself.
+        known = private.kept.get((x.shape, x.dtype, op, algorithm, order))
+        if known is not None and (out is None or (type(out) is np.ndarray and out.shape == x.shape)):
+            try:
+                return known(x, np.empty(x.shape, x.dtype) if out is None else out)
+            except InvalidArgument:
+                pass  # nothing was sent; below the array is copied, or the error said in the caller's words
     request: Request | None = None
     refusal: PyhpcError | None = None
     try:
         check_words(op, algorithm, order)
-        _check_axis(axis, order)
+        check_axis(axis, order)
         arrays = take(x, out, axis)
-        _check_contributions(arrays.x, private.ranks)
+        check_contributions(arrays.x, private.ranks)
         request = Request(arrays.out.size, NAMES[arrays.out.dtype], op, algorithm, order)
         check(request)
     except PyhpcError as error:
         refusal = error
     if checked and private.ranks > 1:
-        _agree(private, request, refusal)
+        agree(private, request, refusal)
     if refusal is not None:
         raise refusal
     assert request is not None
-    plan(private, request)(arrays.x, arrays.out)
+    run = plan(private, request)
+    if axis is None and type(x) is np.ndarray and request.played:
+        remembered(private, (x.shape, x.dtype, op, algorithm, order), lambda: run)
+    run(arrays.x, arrays.out)
     return arrays.finish()
-
-
-class AllReduce:
-    """An all-reduce that is planned once and called many times.
-
-    Collective: all ranks of `comm` make it with the same arguments, and call it together. It is made for one shape and
-    dtype; `plan(x)` or `plan(x, out)` is then `allreduce(x, comm, op, algorithm, order, out)` without its checks of
-    what the ranks agree on. Leaving a `with` block, or `close()`, ends its use.
-
-    Args:
-        like: an array of the shape and dtype that will be combined, or the pair (shape, dtype).
-        comm, op, algorithm, order, axis: as in `allreduce`. With `axis=0` the length of the first axis may change from
-            call to call.
-
-    Returns:
-        An object to call; `request` says what for, `shape` and `dtype` of what.
-
-    Raises:
-        InvalidArgument: an argument that cannot be taken, or ranks that disagree, on every rank; from a call: arrays of
-            another shape or dtype, overlapping, or a plan that was closed.
-        Unsupported: no MPI here.
-    """
-
-    def __init__(
-        self,
-        like: Any,
-        comm: Any = None,
-        op: str = "sum",
-        algorithm: str = "auto",
-        order: str = "fast",
-        *,
-        axis: int | None = None,
-    ) -> None:
-        private = channel(comm)
-        self.axis = axis
-        request: Request | None = None
-        refusal: PyhpcError | None = None
-        try:
-            check_words(op, algorithm, order)
-            _check_axis(axis, order)
-            self.shape, self.dtype = _shape_and_dtype(like)
-            elements = math.prod(self.shape if axis is None else self.shape[1:])
-            request = Request(elements, self.dtype, op, algorithm, order)
-            check(request)
-        except PyhpcError as error:
-            refusal = error
-        if private.ranks > 1:
-            _agree(private, request, refusal)
-        if refusal is not None:
-            raise refusal
-        assert request is not None
-        self.request, self._channel = request, private
-        self._run: Run | None = plan(private, request)
-
-    def __call__(self, x: Any, out: Any = None) -> Any:
-        """Combine `x` of every rank; returns `out`, or a new array of `x`'s library. Collective."""
-        run = self._run
-        if run is None:
-            raise InvalidArgument("this AllReduce was closed")
-        arrays = take(x, out, self.axis)
-        if (arrays.out.size, NAMES[arrays.out.dtype]) != self.request[:2]:
-            raise InvalidArgument(
-                f"x has {arrays.out.size} elements of {NAMES[arrays.out.dtype]}; this AllReduce was made for "
-                f"{self.request.elements} of {self.request.dtype}"
-            )
-        _check_contributions(arrays.x, self._channel.ranks)
-        run(arrays.x, arrays.out)
-        return arrays.finish()
-
-    def close(self) -> None:
-        """End its use. Not collective; a second call does nothing."""
-        self._run = None
-
-    def __enter__(self) -> AllReduce:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _shape_and_dtype(like: Any) -> tuple[tuple[int, ...], str]:
-    """Of an array, or of the pair (shape, dtype)."""
-    if not (isinstance(like, tuple) and len(like) == 2):
-        operand = describe(like, "like")
-        return operand.shape, operand.dtype
-    shape, dtype = like
-    try:
-        kind = np.dtype(DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype)
-        lengths = tuple(map(operator.index, shape)) if isinstance(shape, Iterable) else (operator.index(shape),)
-    except TypeError as error:
-        raise InvalidArgument(f"like is {like!r}; give an array or the pair (shape, dtype): {error}") from None
-    if kind not in NAMES or min(lengths, default=0) < 0:
-        raise InvalidArgument(f"like is {like!r}; lengths must not be negative, the dtype one of {', '.join(DTYPES)}")
-    return lengths, NAMES[kind]
-
-
-def _check_axis(axis: int | None, order: str) -> None:
-    if axis is not None and order != "invariant":
-        raise InvalidArgument(f"axis is {axis} and order {order!r}; several contributions a rank need 'invariant'")
-
-
-def _check_contributions(x: np.ndarray, ranks: int) -> None:
-    if x.ndim == 2 and len(x) * ranks > MOST_CONTRIBUTIONS:
-        raise InvalidArgument(
-            f"x has {len(x)} contributions; {ranks} ranks may give {MOST_CONTRIBUTIONS // ranks} each, 2^20 in all"
-        )
-
-
-def _agree(private: Channel, request: Request | None, refusal: PyhpcError | None) -> None:
-    """Raise on every rank unless all ranks ask for the same."""
-    numbers = (0, *(request.numbers if request is not None else (0,) * len(Request._fields)))
-    header = np.zeros(2 * len(numbers), np.int64)
-    # The maximum of v and of −v shows whether all v are equal; the first pair is 0 unless a rank refuses.
-    header[0::2] = numbers
-    header[0] = refusal is not None
-    header[1::2] = -header[0::2]
-    private.comm.Allreduce(mpi().IN_PLACE, header, mpi().MAX)
-    if header[0] == 0 and (header[0::2] == -header[1::2]).all():
-        return
-    said: list[tuple[bool, str]] = private.comm.allgather((refusal is not None, str(refusal or request)))
-    if refusal is not None:
-        raise refusal
-    refused = [f"rank {rank}: {sentence}" for rank, (is_refused, sentence) in enumerate(said) if is_refused]
-    if refused:
-        raise InvalidArgument(f"all-reduce was refused by {len(refused)} of {private.ranks} ranks; {refused[0]}")
-    odd = next(rank for rank, (_, sentence) in enumerate(said) if sentence != said[0][1])
-    raise InvalidArgument(f"the ranks disagree: rank 0 asks for {said[0][1]}; rank {odd} for {said[odd][1]}")
 
 
 KERNEL = Kernel(

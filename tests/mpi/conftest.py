@@ -13,7 +13,9 @@ import sys
 import pytest
 
 from pyhpc import comm
-from pyhpc.kernels.schedules import play
+from pyhpc.kernels.allreduce_plan import engine
+from pyhpc.kernels.schedules.engine import Engine
+from pyhpc.kernels.schedules.rule import Row, Rule
 
 collect_ignore_glob = [] if comm.launched() else ["test_*.py"]
 
@@ -39,6 +41,13 @@ def world():
 
 
 @pytest.fixture
-def short_segments(monkeypatch):
-    """Vectors of some ten thousand bytes take many segments, as long ones do otherwise."""
-    monkeypatch.setattr(play, "SEGMENT_BYTES", 1024)
+def short_pieces(world):
+    """Vectors of some ten thousand bytes travel in many pieces and strips, as long ones do otherwise."""
+    channel = comm.channel(world)
+    playing = engine(channel)
+    usual = playing.rule
+    playing.rule = Rule((Row(0, "staging", 1024, 20_000),), lines_bytes=256, network_bytes=4096)
+    channel.kept = {Engine: playing}
+    yield
+    playing.rule = usual
+    channel.kept = {Engine: playing}

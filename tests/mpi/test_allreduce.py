@@ -44,7 +44,7 @@ def test_every_algorithm_reduces_every_dtype_and_op(world, algorithm, dtype, op)
 @pytest.mark.parametrize("elements", [0, 1, 2, 15, 16, 17, 255, 1023, 1024, 1025, 20_011])
 @pytest.mark.parametrize("algorithm", OWN)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int64"])
-def test_in_place_and_out_of_place_give_the_same_bits(world, short_segments, algorithm, elements, dtype):
+def test_in_place_and_out_of_place_give_the_same_bits(world, short_pieces, algorithm, elements, dtype):
     problem = AllreduceProblem(elements, dtype, "sum", world.size, seed=elements)
     x, out = problem.contribution(world.rank), problem.output()
     before = x.tobytes()
@@ -141,6 +141,14 @@ def test_a_bad_argument_of_one_rank_is_an_error_on_every_rank_and_the_next_call_
     x, options = bad_call(case) if world.rank == odd else (np.ones(3), {})
     expected = sentence if world.rank == odd else rf"refused by 1 of {world.size} ranks; rank {odd}: .*{sentence}"
     with pytest.raises(PyhpcError, match=expected):
+        allreduce(x, **options, checked=True)
+    assert allreduce(np.ones(1))[0] == world.size
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_argument_of_all_ranks_leaves_nothing_behind(world, case):
+    x, options = bad_call(case)
+    with pytest.raises(PyhpcError, match=BAD[case][1]):
         allreduce(x, **options)
     assert allreduce(np.ones(1))[0] == world.size
 
@@ -162,7 +170,23 @@ def test_ranks_that_disagree_all_hear_who_asks_for_what(world, case):
         allreduce(x, **options)
         return
     with pytest.raises(InvalidArgument, match=rf"the ranks disagree: rank 0 .*; rank {world.size - 1} .*{sentence}"):
-        allreduce(x, **options)
+        allreduce(x, **options, checked=True)
+    assert allreduce(np.ones(1))[0] == world.size
+
+
+@pytest.mark.any_world
+@pytest.mark.parametrize("case", MISMATCHES)
+def test_ranks_that_disagree_unchecked_all_get_an_error_now_and_later_on_this_communicator(world, case):
+    if world.size == 1:
+        return
+    spoilt = world.Dup()
+    allreduce(np.ones(4), spoilt)
+    x, options = MISMATCHES[case][0](world.rank == world.size - 1)
+    for _ in range(2):
+        with pytest.raises(PyhpcError, match="all-reduce"):
+            allreduce(x, spoilt, **options)
+    world.Barrier()
+    spoilt.Free()
     assert allreduce(np.ones(1))[0] == world.size
 
 
@@ -203,9 +227,9 @@ def test_the_callers_pending_receive_never_takes_a_message_of_the_all_reduce(wor
     assert mine[0] == 42
 
 
-def test_unchecked_calls_give_the_same_bits(world):
+def test_checked_calls_give_the_same_bits(world):
     x = AllreduceProblem(1000, ranks=world.size).contribution(world.rank)
-    assert allreduce(x, checked=False).tobytes() == allreduce(x).tobytes()
+    assert allreduce(x, checked=True).tobytes() == allreduce(x).tobytes()
 
 
 def test_integers_wrap_as_numpy_s_do(world):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pyhpc import AllReduce, allreduce, comm
+from pyhpc import AllReduce, allreduce, allreduce_buffer, comm
 from pyhpc.errors import InvalidArgument
 from pyhpc.kernels.data import DTYPES
 from pyhpc.kernels.schedules.schedule import algorithms
@@ -119,3 +119,33 @@ def test_a_plan_refuses_what_it_was_not_made_for(world):
     if world.size > 1:
         with pytest.raises(InvalidArgument, match="the ranks disagree: rank 0 asks for 4 elements"):
             AllReduce(np.ones(4 + (world.rank == 1)))
+
+
+def test_freeing_the_communicator_ends_its_plans(world):
+    other = world.Dup()
+    plan = AllReduce(np.ones(4), other)
+    assert plan(np.ones(4))[0] == world.size
+    other.Free()
+    with pytest.raises(InvalidArgument, match="closed, or its communicator was freed"):
+        plan(np.ones(4), np.ones(4))
+
+
+@pytest.mark.any_world
+@pytest.mark.parametrize("elements", [0, 1, 1000, 100_003])
+def test_shared_buffers_are_reduced_like_others_in_any_pairing(world, elements):
+    rows = np.random.default_rng(5).standard_normal((world.size, elements)).astype(np.float32)
+    expected = allreduce(rows[world.rank].copy()).tobytes()
+    shared, target = (allreduce_buffer(elements) for _ in range(2))
+    assert not shared.any()
+    own, out = rows[world.rank].copy(), np.empty(elements, np.float32)
+    shared[...] = own
+    for x, y in ((shared, target), (own, target), (shared, out)):
+        assert allreduce(x, out=y) is y
+        assert y.tobytes() == expected
+    assert allreduce(shared, out=shared).tobytes() == expected
+
+
+def test_a_shared_buffer_of_an_impossible_kind_is_refused(world):
+    for shape, dtype in ((-1, "float32"), (3, "complex64"), ("x", "float32")):
+        with pytest.raises(InvalidArgument, match="like is"):
+            allreduce_buffer(shape, dtype)
