@@ -25,10 +25,11 @@ import numpy as np
 from pyhpc.comm import Channel, channel, library, mpi, node_name, thread_level
 from pyhpc.errors import InvalidArgument
 from pyhpc.kernels.allreduce import allreduce
+from pyhpc.kernels.allreduce_plan import Request, chosen
 from pyhpc.kernels.allreduce_problem import OPS, AllreduceProblem, algbw, busbw
 from pyhpc.kernels.allreduce_variants import algorithm_refusal
 from pyhpc.kernels.data import DTYPES
-from pyhpc.kernels.schedules.schedule import algorithms, cheapest
+from pyhpc.kernels.schedules.schedule import algorithms
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,9 @@ class _Contest:
 
     def row(self, name: str, out_of_place: Timing, in_place: Timing) -> Row:
         problem, ranks = self.problem, self.private.ranks
-        played = cheapest(ranks, problem.message_bytes).name if name == "auto" else name
+        request = Request(problem.elements, problem.dtype, problem.op, name, "fast")
+        playing = chosen(request, ranks)
+        played = "mpi" if playing is None else playing.name
         return Row(name, played, problem.message_bytes, problem.elements, ranks, out_of_place, in_place)
 
 

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyhpc.comm import Channel, mpi
-from pyhpc.errors import InvalidArgument, PyhpcError
+from pyhpc.errors import InvalidArgument, PyhpcError, Unsupported
 from pyhpc.kernels import invariant
 from pyhpc.kernels.allreduce_problem import OPS
 from pyhpc.kernels.allreduce_variants import algorithm_refusal
 from pyhpc.kernels.data import DTYPES, UNIT_ROUNDOFF
 from pyhpc.kernels.schedules.engine import Engine
-from pyhpc.kernels.schedules.schedule import Algorithm, algorithms, cheapest
+from pyhpc.kernels.schedules.schedule import Algorithm, Model, Reduce, algorithms
 
 ORDERS = ("fast", "repeatable", "invariant")
 _MPI_BLOCK = 1 << 30  # elements of one MPI_Allreduce: its count is a 32-bit integer before MPI 4
@@ -136,9 +136,20 @@ def chosen(request: Request, ranks: int) -> Algorithm | None:
     order is also "repeatable"."""
     if request.algorithm == "mpi":
         return None
-    if request.algorithm != "auto":
-        return algorithms()[request.algorithm]
-    return cheapest(ranks, request.elements * DTYPES[request.dtype].itemsize)
+    if request.algorithm == "auto":
+        size = request.elements * DTYPES[request.dtype].itemsize
+        return min((a for a in algorithms().values() if plays(a, ranks)), key=lambda a: a.seconds(ranks, size, Model()))
+    algorithm = algorithms()[request.algorithm]
+    if not plays(algorithm, ranks):
+        raise Unsupported(f"the engine does not play {algorithm.name} on {ranks} ranks; use algorithm='auto'")
+    return algorithm
+
+
+@functools.cache
+def plays(algorithm: Algorithm, ranks: int) -> bool:
+    """Whether the engine can: it combines one message at a time with what the rank has."""
+    steps = (action for rank in range(min(ranks, 16)) for step in algorithm.rounds(rank, ranks) for action in step)
+    return not any(isinstance(action, Reduce) and action.before for action in steps)
 
 
 def _library(private: Channel, op: str, x: np.ndarray, out: np.ndarray) -> None:

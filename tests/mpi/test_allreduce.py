@@ -11,12 +11,13 @@ import pytest
 from pyhpc import allreduce, comm
 from pyhpc.errors import InvalidArgument, PyhpcError
 from pyhpc.kernels.allreduce import KERNEL, AllreduceProblem
+from pyhpc.kernels.allreduce_plan import plays
 from pyhpc.kernels.allreduce_variants import algorithm_refusal
 from pyhpc.kernels.data import DTYPES
 from pyhpc.kernels.schedules.schedule import algorithms
 
 MPI = comm.mpi()
-OWN = list(algorithms())
+OWN = [name for name, algorithm in algorithms().items() if plays(algorithm, MPI.COMM_WORLD.size)]
 
 
 def same_bits_everywhere(world, array):
@@ -28,9 +29,14 @@ def check(world, problem, result):
     assert same_bits_everywhere(world, result)
 
 
-@pytest.mark.parametrize("op", ["sum", "prod", "min", "max"])
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("algorithm", [*OWN, "auto", "mpi"])
+KINDS = [(dtype, op) for dtype in DTYPES for op in ("sum", "prod", "min", "max")]
+# One algorithm takes all of them: the others differ in who sends what to whom only.
+FEW_KINDS = [("float32", "sum"), ("bfloat16", "prod"), ("int8", "max")]
+CASES = [(name, *kind) for name in ("auto", "mpi") for kind in KINDS]
+CASES += [(name, *kind) for name in OWN for kind in FEW_KINDS]
+
+
+@pytest.mark.parametrize(("algorithm", "dtype", "op"), CASES)
 def test_every_algorithm_reduces_every_dtype_and_op(world, algorithm, dtype, op):
     reason = algorithm_refusal(algorithm, dtype, op)
     if reason is not None:
@@ -43,7 +49,7 @@ def test_every_algorithm_reduces_every_dtype_and_op(world, algorithm, dtype, op)
 
 @pytest.mark.parametrize("elements", [0, 1, 2, 15, 16, 17, 255, 1023, 1024, 1025, 20_011])
 @pytest.mark.parametrize("algorithm", OWN)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int64"])
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
 def test_in_place_and_out_of_place_give_the_same_bits(world, short_pieces, algorithm, elements, dtype):
     problem = AllreduceProblem(elements, dtype, "sum", world.size, seed=elements)
     x, out = problem.contribution(world.rank), problem.output()
@@ -90,7 +96,7 @@ def test_strided_inputs_and_outputs_keep_their_shape(world, view):
 
 
 @pytest.mark.parametrize("op", ["sum", "prod", "min", "max"])
-@pytest.mark.parametrize("algorithm", OWN)
+@pytest.mark.parametrize("algorithm", ["ring", "recursive_doubling"])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 def test_a_nan_of_any_rank_reaches_every_rank_with_equal_bits(world, algorithm, op, dtype):
     x = np.ones(world.size * 20, DTYPES[dtype])

@@ -8,7 +8,6 @@ import pytest
 from pyhpc import AllReduce, allreduce, allreduce_buffer, comm
 from pyhpc.errors import InvalidArgument
 from pyhpc.kernels.data import DTYPES
-from pyhpc.kernels.schedules.schedule import algorithms
 
 MPI = comm.mpi()
 FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -34,7 +33,7 @@ def in_one_process(rows, op):
 
 
 @pytest.mark.parametrize("op", ["sum", "min", "max"])
-@pytest.mark.parametrize("algorithm", [*algorithms(), "auto", "mpi"])
+@pytest.mark.parametrize("algorithm", ["ring", "recursive_doubling", "auto", "mpi"])
 @pytest.mark.parametrize("dtype", [*FLOATS, "int32"])
 def test_the_invariant_order_gives_the_bits_that_one_rank_gives_alone(world, dtype, algorithm, op):
     rows = contributions(dtype) if dtype in FLOATS else np.arange(PARTS * 333, dtype=dtype).reshape(PARTS, 333) * 99
