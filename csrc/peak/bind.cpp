@@ -21,10 +21,12 @@ const Variant* const all_variants[] = {
 #undef PYHPC_VARIANT
 };
 
-// 16-bit floats are converted and multiplied in float32 by the CPU kernels, so they share its ceiling.
+// 16-bit floats are converted and multiplied in float32 by the CPU kernels, so they share its ceiling, but for bfloat16
+// where the processor multiplies it.
 Loop loop_of(const std::string& dtype, const std::string& wanted) {
   const Variant& variant = choose(all_variants, wanted);
   if (dtype == "float64") return variant.float64;
+  if (dtype == "bfloat16" && variant.bfloat16.run) return variant.bfloat16;
   if (dtype == "float32" || dtype == "bfloat16" || dtype == "float16") return variant.float32;
   if (dtype == "int8") return variant.int8();
   throw Error(ErrorKind::invalid, "dtype is '" + dtype + "'; peak knows float64, float32, bfloat16, float16 and int8");

@@ -4,7 +4,9 @@
 //   pairs:  -38·127 + 46·105                        = 4   (2 multiplications, 2 additions)
 //   quads:  85·51 + 170·(-102) + 255·51 + 2·4       = 8   (4 and 4; unsigned times signed)
 //
-// Included by target files only. Arithmetic gives Sum (a vector of int32), Operand, `first()`, `second()` and
+// A pair is one of bfloat16 numbers too, summed exactly by float32.
+//
+// Included by target files only. Arithmetic gives Sum (a vector of `Element`), Operand, `first()`, `second()` and
 // `multiply_add(sum, a, b)`.
 #pragma once
 #include "peak/loops.h"
@@ -24,10 +26,10 @@ constexpr int quad_operations = 8;
 #define PYHPC_REGISTER "+w"
 #endif
 
-template <class Arithmetic, int accumulators, int lane_operations>
+template <class Arithmetic, int accumulators, int lane_operations, class Element = int32_t>
 int64_t dot_products(int64_t blocks) {
   using Sum = typename Arithmetic::Sum;
-  constexpr int64_t lanes = sizeof(Sum) / sizeof(int32_t), step_operations = lanes * lane_operations * accumulators;
+  constexpr int64_t lanes = sizeof(Sum) / sizeof(Element), step_operations = lanes * lane_operations * accumulators;
   static_assert(block_operations % step_operations == 0, "a block is a whole number of steps");
   auto a = Arithmetic::first();
   const auto b = Arithmetic::second();
@@ -48,9 +50,9 @@ int64_t dot_products(int64_t blocks) {
     // Unrolled, so that no index is variable and the sums stay in registers.
 #pragma GCC unroll 32
     for (int i = 0; i < accumulators; ++i) {
-      int32_t counted[lanes];
+      Element counted[lanes];
       __builtin_memcpy(counted, &sums[i], sizeof counted);
-      for (int lane = 0; lane < lanes; ++lane) operations += counted[lane];
+      for (int lane = 0; lane < lanes; ++lane) operations += static_cast<int64_t>(counted[lane]);
     }
   }
   return operations;

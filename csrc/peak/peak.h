@@ -27,7 +27,8 @@ struct Loop {
 struct Variant {
   const char* name;
   Loop float64, float32;
-  Loop (*int8)();  // the best exact int8 multiply-add of this processor, int32 accumulation
+  Loop (*int8)();      // the best exact int8 multiply-add of this processor, int32 accumulation
+  Loop bfloat16 = {};  // where the processor multiplies bfloat16, into float32
 };
 
 }  // namespace pyhpc::peak

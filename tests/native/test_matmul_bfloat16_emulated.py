@@ -1,4 +1,4 @@
-"""The variant for AVX-512 BF16 on processors that lack it: its file, with a model of its one instruction that runs."""
+"""The variants for AVX-512 BF16 on processors that lack it: their files, with a model of the one instruction."""
 
 from __future__ import annotations
 
@@ -32,6 +32,22 @@ def driver(tmp_path_factory):
         subprocess.run(["g++", *FLAGS, *flags, f"-I{SOURCE}", "-c", source, "-o", result], check=True)
     subprocess.run(["g++", "-fopenmp", *objects, "-o", folder / "driver"], check=True)
     return folder / "driver"
+
+
+def test_the_peak_loop_counts_every_operation(tmp_path):
+    if refusal := cpu().target_refusal("avx512_vnni"):
+        pytest.skip(refusal)
+    program = tmp_path / "peak.cpp"
+    program.write_text('''
+#include "peak/avx512_bf16.cpp"
+int main() {
+  using namespace pyhpc::peak;
+  return avx512_bf16.bfloat16.run(3) == 3 * block_operations && avx512_bf16.bfloat16.run(0) == 0 ? 0 : 1;
+}
+''')
+    model = ["-include", HERE / "dpbf16_model.h"]
+    subprocess.run(["g++", *FLAGS, *TARGET_FLAGS, *model, f"-I{SOURCE}", program, "-o", tmp_path / "peak"], check=True)
+    subprocess.run([tmp_path / "peak"], check=True)
 
 
 def test_products_of_pairs_are_within_the_bound_for_every_layout_kind_of_number_and_way(driver):
