@@ -1,4 +1,5 @@
-// Runs the NEON attention kernels under an emulator: driver DTYPE HEADS KV_HEADS Q_LEN KV_LEN HEAD_DIM CAUSAL WINDOW,
+// Runs the attention kernels without Python, NEON's (under an emulator) or the generic ones (under ThreadSanitizer):
+// driver DTYPE HEADS KV_HEADS Q_LEN KV_LEN HEAD_DIM CAUSAL WINDOW [THREADS],
 // with q, k, v and dout (contiguous, one batch) on standard input, out, lse, dq, dk and dv on standard output. DTYPE 0,
 // 1, 2 is float32, bfloat16, float16.
 #include <math.h>
@@ -10,8 +11,14 @@
 #include "attention/attention.h"
 
 namespace pyhpc::attention {
+#if defined(__aarch64__)
 extern const Variant neon;
-}
+const Variant& tested = neon;
+#else
+extern const Variant generic;
+const Variant& tested = generic;
+#endif
+}  // namespace pyhpc::attention
 
 namespace {
 
@@ -28,7 +35,7 @@ std::vector<char> read(int64_t bytes) {
 }  // namespace
 
 int main(int count, char** words) {
-  if (count != 9) return 2;
+  if (count != 9 && count != 10) return 2;
   using namespace pyhpc;
   const DType dtypes[] = {DType::float32, DType::bfloat16, DType::float16};
   attention::BackwardProblem p = {};
@@ -37,7 +44,7 @@ int main(int count, char** words) {
   p.q_len = atoi(words[4]), p.kv_len = atoi(words[5]), p.head_dim = atoi(words[6]);
   p.causal = atoi(words[7]), p.window = atoi(words[8]);
   p.scale = static_cast<float>(1 / sqrt(static_cast<double>(p.head_dim)));
-  p.threads = 1, p.l2_bytes = 512 * 1024;
+  p.threads = count == 10 ? atoi(words[9]) : 1, p.l2_bytes = 512 * 1024;
 
   const int64_t q_size = p.heads * p.q_len * p.head_dim, k_size = p.kv_heads * p.kv_len * p.head_dim;
   const std::vector<char> q = read(q_size * itemsize(p.dtype)), k = read(k_size * itemsize(p.dtype)),
@@ -51,7 +58,7 @@ int main(int count, char** words) {
   for (int64_t* strides : {p.k_strides, p.v_strides, p.dk_strides, p.dv_strides})
     set_strides(strides, p.kv_heads, p.kv_len, p.head_dim);
   p.lse_strides[0] = p.heads * p.q_len, p.lse_strides[1] = p.q_len, p.lse_strides[2] = 1;
-  if (!attention::neon.run(p) || !attention::neon.backward(p)) return 4;
+  if (!attention::tested.run(p) || !attention::tested.backward(p)) return 4;
   fwrite(out.data(), 1, out.size(), stdout);
   fwrite(lse.data(), sizeof(float), lse.size(), stdout);
   for (const std::vector<char>* gradient : {&dq, &dk, &dv}) fwrite(gradient->data(), 1, gradient->size(), stdout);
