@@ -48,6 +48,7 @@ struct Move {  // an action in one strip, at work
   int64_t done;       // the source may be overwritten, or the result is written, up to here
   const char* piece;  // what has been received and not yet written, up to `posted`
   bool opened, finished;
+  bool landed;        // network: the oldest request is complete and what it received is not yet written
   int first, flying;  // network: the oldest of the requests, and their number
   uint64_t requests[most_flying];
 };

@@ -119,7 +119,7 @@ inline void Play::play(const Round& round, int64_t strip) {
     move.low = std::min(action.low + strip * choice.step_bytes, action.high);
     move.high = choice.strips == 1 ? action.high : std::min(move.low + choice.step_bytes, action.high);
     move.posted = move.done = move.low;
-    move.piece = nullptr, move.opened = move.finished = false, move.first = move.flying = 0;
+    move.piece = nullptr, move.opened = move.finished = move.landed = false, move.first = move.flying = 0;
     moves.push_back(move);
   }
   for (size_t unfinished = moves.size(); unfinished > 0;) {

@@ -19,7 +19,7 @@ namespace far_detail {
 // The first part of a message: with the header.
 inline int64_t opening_end(const Move& move) { return std::min(move.high, move.low + opening_bytes); }
 inline uint64_t& newest(Move& move) { return move.requests[(move.first + move.flying) % most_flying]; }
-inline void landed(Move& move) { move.first = (move.first + 1) % most_flying, --move.flying; }
+inline void release(Move& move) { move.first = (move.first + 1) % most_flying, --move.flying; }
 
 }  // namespace far_detail
 
@@ -46,7 +46,7 @@ inline bool Play::send_far(Move& move) {
   for (; move.flying > 0 && engine.network.complete(move.requests[move.first], peer); progress = true) {
     if (move.piece) move.done = std::min(move.done + choice.network_bytes, move.high);
     move.piece = from;  // the opening has left
-    landed(move);
+    release(move);
   }
   move.finished = move.posted == move.high && move.flying == 0;
   return progress;
@@ -63,7 +63,7 @@ inline bool Play::open_far(Move& move) {
   }
   int bytes = 0;
   if (!engine.network.complete(move.requests[move.first], move.action->peer, &bytes)) return false;
-  landed(move);
+  release(move);
   Opening opening;
   memcpy(&opening, scratch(move), sizeof opening);
   if (opening.signature != signature || opening.bytes != move.high - move.low ||
@@ -97,12 +97,15 @@ inline bool Play::receive_far(Move& move) {
   }
   while (move.flying > 0) {
     const int64_t high = std::min(move.done + choice.network_bytes, move.high);
-    if (reduces && !may_write(move, move.done, high)) break;
     int bytes = 0;
-    if (!engine.network.complete(move.requests[move.first], move.action->peer, &bytes)) break;
-    if (bytes != high - move.done) disagree(move.action->peer);
+    if (!move.landed) {
+      if (!engine.network.complete(move.requests[move.first], move.action->peer, &bytes)) break;
+      if (bytes != high - move.done) disagree(move.action->peer);
+      move.landed = progress = true;
+    }
+    if (reduces && !may_write(move, move.done, high)) break;
     write(move, reduces ? slots + move.first * slot_bytes : out + move.done, high);
-    landed(move), progress = true;
+    move.landed = false, release(move), progress = true;
   }
   return progress;
 }
