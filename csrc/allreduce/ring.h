@@ -78,13 +78,12 @@ class RingWriter {
     return next_++;
   }
 
+  // A message, and then the lines of the next one, likely as long, are asked for while this rank waits for others.
   void put_message(const char* data, int64_t bytes, uint32_t signature) {
-    do {
-      const int64_t part = bytes < line_bytes ? bytes : line_bytes;
-      put(data, part, signature);
-      data += part, bytes -= part;
-    } while (bytes > 0);
-    prefetch_to_write(&at(next_));
+    const uint64_t lines = lines_of(bytes);
+    for (; bytes > line_bytes; data += line_bytes, bytes -= line_bytes) put(data, line_bytes, signature);
+    put(data, bytes, signature);
+    for (uint64_t i = 0; i < lines; ++i) prefetch_to_write(&at(next_ + i));
   }
 
  private:
