@@ -166,7 +166,8 @@ inline PyTypeObject* plan_type() {
   return reinterpret_cast<PyTypeObject*>(type);
 }
 
-using PyAction = std::tuple<int, int, int64_t, int64_t, bool, bool>;  // kind, peer, low, high, input, own is left
+// kind, peer, low, high, input, own is left, gather
+using PyAction = std::tuple<int, int, int64_t, int64_t, bool, bool, int>;
 
 inline py::object make_plan(py::object owner, const std::vector<std::vector<PyAction>>& rounds, const Choice& choice,
                             py::object dtype, const std::string& type, const std::string& op, int64_t bytes,
@@ -175,8 +176,9 @@ inline py::object make_plan(py::object owner, const std::vector<std::vector<PyAc
   auto plan = std::make_unique<Plan>();
   for (const auto& actions : rounds) {
     plan->program.begin_round();
-    for (const auto& [action, peer, low, high, input, left] : actions)
-      plan->program.add({static_cast<Action::Kind>(action), peer, low, high, input, left, -1});
+    for (const auto& [action, peer, low, high, input, left, gather] : actions)
+      plan->program.add({static_cast<Action::Kind>(action), peer, low, high, input, left, static_cast<Gather>(gather)},
+                        choice.step_bytes);
   }
   require(choice.lines_bytes <= longest_in_lines && choice.network_bytes > 0 && choice.piece_bytes > 0 &&
               (!engine.segment || choice.piece_bytes <= engine.segment->layout.slot_bytes || choice.single_copy),

@@ -66,6 +66,20 @@ struct Lent {  // a message without a copy, which its receiver may still be read
   }
 };
 
+// Memory that grows, aligned to a cache line. Uninitialised: pages that are never used are never touched.
+class Buffer {
+ public:
+  char* at_least(int64_t bytes) {
+    if (bytes > bytes_) memory_.reset(new char[bytes + 64]), bytes_ = bytes;
+    return reinterpret_cast<char*>(round_up(reinterpret_cast<int64_t>(memory_.get()), 64));
+  }
+  void abandon() { static_cast<void>(memory_.release()); }
+
+ private:
+  std::unique_ptr<char[]> memory_;
+  int64_t bytes_ = 0;
+};
+
 class Engine {
  public:
   using Clock = std::chrono::steady_clock;
@@ -73,7 +87,7 @@ class Engine {
   Engine(int rank, int ranks, const Variant& variant) : rank(rank), ranks(ranks), variant(variant), links(ranks) {}
   // After a failure MPI may still be writing into the scratch memory.
   ~Engine() {
-    if (failed_) static_cast<void>(scratch_.release());
+    if (failed_) scratch_.abandon();
   }
 
   // `members`: the ranks of this node, in the segment's order; `processes`: their numbers, 0 where not visible.
@@ -101,11 +115,9 @@ class Engine {
     throw Error(ErrorKind::communication, "a rank sent from shared memory that this rank has released");
   }
 
-  // Scratch memory of this engine, aligned to a line; earlier content is lost when it grows.
-  char* scratch(int64_t bytes) {
-    if (scratch_bytes_ < bytes) scratch_.reset(new char[bytes + 64]), scratch_bytes_ = bytes;
-    return reinterpret_cast<char*>(round_up(reinterpret_cast<int64_t>(scratch_.get()), 64));
-  }
+  // Working memory of this engine; earlier content is lost when it grows.
+  char* scratch(int64_t bytes) { return scratch_.at_least(bytes); }
+  char* accumulators(int64_t bytes) { return accumulators_.at_least(bytes); }
 
   // Nothing moved. Spins for a while, then gives the core away; now and then looks for what ends the wait.
   template <class Waited>
@@ -182,8 +194,7 @@ class Engine {
                       ". Did every rank call? PYHPC_ALLREDUCE_TIMEOUT is the limit in seconds");
   }
 
-  std::unique_ptr<char[]> scratch_;  // uninitialised: pages that are never used are never touched
-  int64_t scratch_bytes_ = 0;
+  Buffer scratch_, accumulators_;
   int64_t polls_ = 0, next_look_ = 1;
   Clock::time_point began_, looked_;
   bool failed_ = false;

@@ -53,6 +53,7 @@ class Play {
       : engine(engine), plan(plan), choice(plan.choice), x(x), out(out) {
     signature = plan.signature ^ (++engine.calls * 0x9e3779b1u);
     scratch_memory = engine.scratch(plan.longest_round * plan.scratch_stride);
+    accumulators = engine.accumulators(plan.program.accumulators);
     borrowed.clear();
     if (!engine.areas.empty()) x_area = engine.area_of(x, plan.bytes), out_area = engine.area_of(out, plan.bytes);
   }
@@ -87,6 +88,7 @@ class Play {
   bool in_result(const Action& action) const { return !action.input || x == out; }
   bool may_write(const Move& move, int64_t low, int64_t high);
   void write(Move& move, const char* received, int64_t high);
+  static void written(Move& move, int64_t high) { move.done = high, move.finished = high == move.high; }
   char* scratch(const Move& move) const { return scratch_memory + (&move - moves.data()) * plan.scratch_stride; }
   void wait_for(int rank, const char* purpose) {
     engine.idle([&] { return std::pair<int, std::string>(rank, purpose); });
@@ -104,7 +106,7 @@ class Play {
   const char* const x;
   char* const out;
   uint32_t signature;
-  char* scratch_memory;
+  char *scratch_memory, *accumulators;
   const Area *x_area = nullptr, *out_area = nullptr;
   std::vector<Move>& moves = engine.moves;
   std::vector<Lent>& borrowed = engine.borrowed;
@@ -214,13 +216,21 @@ inline void Play::write(Move& move, const char* received, int64_t high) {
   if (action.kind == Action::copy) {
     if (received != out + low) engine.variant.copy(out + low, received, bytes, choice.streaming_results);
   } else if (bytes > 0) {
+    if (action.gather != Gather::none) {
+      char* sum = accumulators + action.accumulator + (low - move.low);
+      if (action.gather == Gather::opens)
+        engine.variant.copy(sum, received, bytes, false);
+      else
+        engine.variant.reduce(plan.dtype, plan.operation, {sum, received, sum, bytes, false});
+      received = sum;
+    }
+    if (action.gather == Gather::opens || action.gather == Gather::continues) return written(move, high);
     const char* own = source(action) + low;
     const Span span = {action.own_is_left ? own : received, action.own_is_left ? received : own, out + low, bytes,
                        choice.streaming_results};
     engine.variant.reduce(plan.dtype, plan.operation, span);
   }
-  move.done = high;
-  move.finished = high == move.high;
+  written(move, high);
 }
 
 inline bool Play::arrived(Move& move, uint64_t ahead) {

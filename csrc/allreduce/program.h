@@ -13,14 +13,19 @@
 
 namespace pyhpc::allreduce {
 
+// Messages that are combined with each other before they meet the rank's own operand gather in an accumulator.
+enum class Gather : int { none, opens, continues, closes };
+
 struct Action {
   enum Kind : int { send, reduce, copy };
   Kind kind;
   int peer;
-  int64_t low, high;  // bytes of the vector; of its first strip when there are several
+  int64_t low, high;  // bytes of the vector; of the whole chunk when there are several strips
   bool input;         // what is sent, or a reduction's own operand: the input, otherwise the result
   bool own_is_left;   // result = own op received, otherwise received op own
-  int previous;       // the action of the same round before this one with the same peer and direction, or -1
+  Gather gather;      // of a reduction: accumulator = received; accumulator op received; that, and then the result
+  int previous = -1;  // the action of the same round before this one with the same peer and direction
+  int64_t accumulator = -1;  // where in the accumulators
 };
 
 // How the vector travels inside a node; decided by the engine's rule, the same on all ranks.
@@ -36,28 +41,31 @@ struct Choice {
 };
 
 struct Round {
-  int begin, end;  // actions
-  bool ordered;    // two receives write the same memory, which they do in the order of the actions
+  int begin, end;       // actions
+  int64_t accumulator;  // the one that was opened last
 };
 
 struct Program {
   std::vector<Action> actions;
   std::vector<Round> rounds;
+  int64_t accumulators = 0;  // bytes
 
   void begin_round() {
     const int at = static_cast<int>(actions.size());
-    rounds.push_back({at, at, false});
+    rounds.push_back({at, at, -1});
   }
-  void add(Action action) {
+  // `step_bytes`: how much of a chunk is in a strip.
+  void add(Action action, int64_t step_bytes) {
     Round& round = rounds.back();
-    action.previous = -1;
     for (int i = round.begin; i < round.end; ++i) {
-      const Action& other = actions[i];
-      const bool both_send = other.kind == Action::send && action.kind == Action::send;
-      const bool both_receive = other.kind != Action::send && action.kind != Action::send;
-      if ((both_send || both_receive) && other.peer == action.peer) action.previous = i - round.begin;
-      if (both_receive && other.low < action.high && action.low < other.high) round.ordered = true;
+      const bool same_direction = (actions[i].kind == Action::send) == (action.kind == Action::send);
+      if (same_direction && actions[i].peer == action.peer) action.previous = i - round.begin;
     }
+    if (action.gather == Gather::opens) {
+      round.accumulator = accumulators;
+      accumulators += (std::min(action.high - action.low, step_bytes) + 63) / 64 * 64;
+    }
+    action.accumulator = round.accumulator;
     actions.push_back(action);
     ++round.end;
   }

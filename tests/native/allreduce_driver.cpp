@@ -7,6 +7,7 @@
 // tested, so that memory that is overwritten or read too early shows; "mixed" has nodes of two ranks.
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -114,39 +115,34 @@ Network network_of(int rank) {
 // ---- schedules ----
 using Rounds = std::vector<std::vector<Action>>;
 
-// Chunk c ends on rank c, reduced in the order of the ranks within one round; then every rank copies it.
+// Chunk c is combined on rank c in one round: on the last rank all messages first, then its own operand; on the others
+// its own operand and the messages one after the other. Then every rank copies it.
 Rounds direct(int rank, int ranks, const std::vector<int64_t>& edges) {
   Rounds rounds(2);
-  bool own = true;
   for (int k = 1; k < ranks; ++k) {
     const int peer = (rank + k) % ranks;
-    rounds[0].push_back({Action::send, peer, edges[peer], edges[peer + 1], true, false, -1});
-    rounds[1].push_back({Action::send, peer, edges[rank], edges[rank + 1], false, false, -1});
-    rounds[0].push_back({Action::reduce, peer, edges[rank], edges[rank + 1], own, true, -1});
-    rounds[1].push_back({Action::copy, peer, edges[peer], edges[peer + 1], false, false, -1});
-    own = false;
+    const bool first = k == 1, last = k == ranks - 1, gathers = rank == ranks - 1 && ranks > 2;
+    const Gather gather = !gathers ? Gather::none : first ? Gather::opens : last ? Gather::closes : Gather::continues;
+    rounds[0].push_back({Action::send, peer, edges[peer], edges[peer + 1], true, false, Gather::none});
+    rounds[1].push_back({Action::send, peer, edges[rank], edges[rank + 1], false, false, Gather::none});
+    rounds[0].push_back({Action::reduce, peer, edges[rank], edges[rank + 1], gathers || first, !gathers, gather});
+    rounds[1].push_back({Action::copy, peer, edges[peer], edges[peer + 1], false, false, Gather::none});
   }
   return rounds;
 }
 
-// The whole vector around the ring, every rank adding its own: rank order 0, 1, ...; then around again. Whole vectors
-// are exchanged in both directions at once, so that what a rank sends is what it is about to overwrite.
+// Whole vectors are exchanged in both directions at once, so that what a rank sends is what it is about to overwrite.
 Rounds doubling(int rank, int ranks, const std::vector<int64_t>& edges) {
   Rounds rounds;
   for (int distance = 1; distance < ranks; distance *= 2) {
     const int peer = rank ^ distance;
-    rounds.push_back({{Action::send, peer, edges.front(), edges.back(), distance == 1, false, -1},
-                      {Action::reduce, peer, edges.front(), edges.back(), distance == 1, rank < peer, -1}});
+    rounds.push_back({{Action::send, peer, edges.front(), edges.back(), distance == 1, false, Gather::none},
+                      {Action::reduce, peer, edges.front(), edges.back(), distance == 1, rank < peer, Gather::none}});
   }
   return rounds;
 }
 
 // ---- the check ----
-struct Node {
-  std::unique_ptr<SharedMemory> area;
-  std::vector<int> members;
-};
-
 struct Case {
   std::string way;
   int ranks, members;  // in a node
@@ -175,7 +171,7 @@ std::unique_ptr<Engine> engine_of(const Case& test, int rank, SharedMemory& segm
     engine->join(std::make_unique<Segment>(std::move(view), layout), members,
                  std::vector<int64_t>(members.size(), getpid()));
   engine->network = network_of(rank);
-  engine->spin = 20, engine->timeout_seconds = 20;
+  engine->spin = 20, engine->timeout_seconds = 100;
   return engine;
 }
 
@@ -186,13 +182,14 @@ std::string run_rank(const Case& test, Engine& engine, char* window) {
   std::vector<int64_t> edges;
   const int64_t chunk = round_up((bytes + chunks - 1) / chunks, 64);
   for (int i = 0; i <= chunks; ++i) edges.push_back(std::min(bytes, i * chunk));
+  const Choice choice = choice_of(test, chunks);
   Plan plan;
   for (const auto& actions : test.doubles ? doubling(rank, test.ranks, edges) : direct(rank, test.ranks, edges)) {
     plan.program.begin_round();
-    for (const Action& action : actions) plan.program.add(action);
+    for (const Action& action : actions) plan.program.add(action, choice.step_bytes);
   }
   const bool odd = test.way == "disagree" && rank == test.ranks - 1;
-  plan.choice = choice_of(test, chunks), plan.dtype = DType::int32, plan.operation = Operation::sum;
+  plan.choice = choice, plan.dtype = DType::int32, plan.operation = Operation::sum;
   plan.signature = odd ? 8 : 7, plan.bytes = bytes;
   plan.measure(test.members < test.ranks);
   std::vector<int32_t> private_x(test.elements + 1), private_out(test.elements + 1);
@@ -251,9 +248,9 @@ bool right(const Case& test) {
 }  // namespace
 
 int main(int count, char** ways) {
-  for (int i = 1; i < count; ++i) {
+  for (int i = 2; i < count; ++i) {
     const std::string way = ways[i];
-    for (int ranks = 1; ranks <= 5; ++ranks)
+    for (int ranks = 1; ranks <= atoi(ways[1]); ++ranks)
       for (const int64_t elements : {0, 1, 13, 14, 15, 255, 257, 5000})
         for (int options = 0; options < 8; ++options) {
           const bool doubles = options & 2;

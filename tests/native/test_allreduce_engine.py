@@ -16,7 +16,18 @@ ARM_COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
 def compile_driver(folder, compiler, *flags):
     driver = folder / "driver"
     sources = [Path(__file__).with_name("allreduce_driver.cpp"), SOURCE / "allreduce/generic.cpp"]
-    words = [compiler, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", f"-I{SOURCE}", *flags, *sources]
+    words = [
+        compiler,
+        "-std=c++17",
+        "-O1",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-psabi",
+        f"-I{SOURCE}",
+        *flags,
+        *sources,
+    ]
     subprocess.run([*words, "-o", driver, "-lpthread"], check=True)
     return driver
 
@@ -30,7 +41,7 @@ def checked_driver(tmp_path_factory):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_threads_that_stand_for_ranks_give_exact_sums_without_a_race(checked_driver, way):
-    done = subprocess.run([checked_driver, way], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([checked_driver, "5", way], capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stdout) == (0, f"{way} right\n"), done.stdout + done.stderr
 
 
@@ -41,5 +52,5 @@ def test_threads_that_stand_for_ranks_give_exact_sums_without_a_race(checked_dri
 def test_the_engine_gives_exact_sums_on_an_emulated_arm_processor(tmp_path):
     driver = compile_driver(tmp_path, ARM_COMPILER, "-static")
     # The emulator's process_vm_readv is the host's, which knows other addresses; memfd and threads it has.
-    done = subprocess.run([EMULATOR, driver, "staging", "network"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([EMULATOR, driver, "3", "staging", "network"], capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stdout) == (0, "staging right\nnetwork right\n"), done.stdout + done.stderr

@@ -200,21 +200,25 @@ class Engine:
         return statistics.quantiles(seconds)[0] if seconds else 0.0
 
 
-def _flat(actions: Round, edges: list[int], by_chunk: bool) -> list[tuple[int, int, int, int, bool, bool]]:
-    """A round as numbers: kind, peer, first byte, one past the last, own operand is the input, own is left.
+_Flat = tuple[int, int, int, int, bool, bool, int]  # kind, peer, low, high, own is input, own is left, gather
+_SEND, _REDUCE, _COPY = range(3)
+_ALONE, _OPENS, _CONTINUES, _CLOSES = range(4)
 
-    `by_chunk`: one message a chunk, because only a piece of each chunk is played at a time.
-    """
-    flat = []
+
+def _flat(actions: Round, edges: list[int], by_chunk: bool) -> list[_Flat]:
+    """A round as numbers, in bytes; `by_chunk`: one message a chunk, because a piece of each is played at a time."""
+    flat: list[_Flat] = []
     for action in actions:
         first, last = action.chunks
-        ranges = [(chunk, chunk + 1) for chunk in range(first, last)] if by_chunk else [(first, last)]
-        for low, high in ranges:
-            place = (action.peer, edges[low], edges[high])
+        for low, high in [(chunk, chunk + 1) for chunk in range(first, last)] if by_chunk else [(first, last)]:
+            begin, end = edges[low], edges[high]
             if isinstance(action, Send):
-                flat.append((0, *place, action.source == "input", False))
+                flat.append((_SEND, action.peer, begin, end, action.source == "input", False, _ALONE))
             elif isinstance(action, Reduce):
-                flat.append((1, *place, action.own == "input", action.own_is_left))
+                for number, peer in enumerate(action.before):
+                    flat.append((_REDUCE, peer, begin, end, False, False, _CONTINUES if number else _OPENS))
+                gather = _CLOSES if action.before else _ALONE
+                flat.append((_REDUCE, action.peer, begin, end, action.own == "input", action.own_is_left, gather))
             else:
-                flat.append((2, *place, False, False))
+                flat.append((_COPY, action.peer, begin, end, False, False, _ALONE))
     return flat

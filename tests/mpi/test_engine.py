@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from pyhpc import comm
+from pyhpc.errors import CommunicationError, InvalidArgument, Unsupported
+from pyhpc.kernels.data import DTYPES
+from pyhpc.kernels.schedules import engine as engines
+from pyhpc.kernels.schedules.engine import Engine
+from pyhpc.kernels.schedules.rule import Row, Rule
+from pyhpc.kernels.schedules.schedule import algorithms
+from pyhpc.native import cpu
+
+pytestmark = pytest.mark.any_world
+
+RULES = {
+    "lines": Rule((Row(0, "staging", 4096),), lines_bytes=3584),
+    "staging": Rule((Row(0, "staging", 4096),), lines_bytes=0, network_bytes=10_000),
+    "staging_in_strips": Rule((Row(0, "staging", 4096, 20_000, True, True),), network_bytes=10_000),
+    "single_copy_in_strips": Rule((Row(0, "single_copy", 8192, 30_000),)),
+}
+FLOAT = np.dtype(np.float32)
+
+
+@pytest.fixture
+def channel(world):
+    own = world.Dup()
+    yield comm.channel(own)
+    own.Free()
+
+
+def inputs(ranks, elements, dtype=np.float32):
+    return [np.random.default_rng(elements + rank).integers(-9, 9, elements).astype(dtype) for rank in range(ranks)]
+
+
+def check(engine, algorithm, elements, arrays):
+    rank, rows = engine.channel.rank, inputs(engine.channel.ranks, elements)
+    plan = engine.plan(algorithm, elements, FLOAT, "sum", 77)
+    x, out = arrays
+    x[:], out[:] = rows[rank], -1
+    assert plan(x, out) is out
+    np.testing.assert_array_equal(out, sum(rows))
+    np.testing.assert_array_equal(x, rows[rank])
+    assert plan(x, x) is x
+    np.testing.assert_array_equal(x, sum(rows))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "rule"),
+    [*((name, "staging_in_strips") for name in algorithms()), *(("direct", rule) for rule in RULES), ("ring", "lines")],
+)
+def test_every_schedule_gives_the_sum_by_every_way(channel, algorithm, rule):
+    engine = Engine(channel)
+    engine.rule = RULES[rule]
+    for elements in (0, 1, 15, 257, 20_011):
+        check(engine, algorithms()[algorithm], elements, (np.empty(elements, FLOAT), np.empty(elements, FLOAT)))
+    shared = (engine.allocate(20_011, FLOAT), engine.allocate((20_011,), "f4"))
+    check(engine, algorithms()[algorithm], 20_011, shared)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "ranks_of_a_node"), [*((name, 1) for name in algorithms()), ("direct", 2), ("ring", 2)]
+)
+def test_ranks_of_different_nodes_exchange_messages(channel, monkeypatch, algorithm, ranks_of_a_node):
+    monkeypatch.setattr(engines, "node", lambda c: c.Split(c.rank // ranks_of_a_node, c.rank))
+    engine = Engine(channel)
+    assert engine.local_ranks == [
+        r for r in range(channel.ranks) if r // ranks_of_a_node == channel.rank // ranks_of_a_node
+    ]
+    engine.rule = RULES["staging"]
+    for elements in (0, 1, 2049, 20_011):
+        check(engine, algorithms()[algorithm], elements, (np.empty(elements, FLOAT), np.empty(elements, FLOAT)))
+
+
+@pytest.mark.parametrize("window", [True, False])
+def test_ranks_that_cannot_open_each_others_files_use_mpi(channel, monkeypatch, window):
+    monkeypatch.setattr(Engine, "_open_together", lambda self, size: None)
+    if not window:
+        monkeypatch.setattr(Engine, "_mpi_window", lambda self, size: None)
+    engine = Engine(channel)
+    assert len(engine.local_ranks) == (channel.ranks if window else 1)
+    check(engine, algorithms()["ring"], 20_011, (np.empty(20_011, FLOAT), np.empty(20_011, FLOAT)))
+    if len(engine.local_ranks) > 1:
+        with pytest.raises(Unsupported, match="cannot open each other's memory"):
+            engine.allocate(3, FLOAT)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_is_reduced_in_whole_elements(channel, dtype):
+    kind = np.dtype(DTYPES[dtype])
+    engine = Engine(channel)
+    rows = inputs(channel.ranks, 1003, kind)
+    plan = engine.plan(algorithms()["ring"], 1003, kind, "max", 1)
+    np.testing.assert_array_equal(plan(rows[channel.rank], np.empty(1003, kind)), np.max(rows, axis=0))
+
+
+def test_an_allocation_lives_as_long_as_its_views_and_others_can_still_send_from_theirs(channel):
+    engine = Engine(channel)
+    plan = engine.plan(algorithms()["ring"], 5000, FLOAT, "sum", 3)
+    array = engine.allocate((2, 5000), FLOAT)
+    assert not array.any()
+    row = array[1]
+    row[:] = channel.rank
+    del array
+    assert (row == channel.rank).all()
+    out, expected = np.empty(5000, FLOAT), sum(range(channel.ranks))
+    assert (plan(row, out) == expected).all()
+    x = row if channel.rank == 0 else row.copy()
+    del row
+    assert (plan(x, out) == expected).all()
+    del x
+    again = engine.allocate(5000, FLOAT)
+    again[:] = 1
+    assert (plan(again, again) == channel.ranks).all()
+
+
+BAD = {
+    "not an array": (lambda: [1.0], "x is a list"),
+    "dtype": (lambda: np.zeros(8), "another dtype"),
+    "size": (lambda: np.zeros(7, FLOAT), "has 7 elements, the plan 8"),
+    "strided": (lambda: np.zeros(16, FLOAT)[::2], "not C-contiguous"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_an_array_that_does_not_fit_the_plan_is_refused_before_anything_is_sent(channel, case):
+    engine = Engine(channel)
+    plan = engine.plan(algorithms()["ring"], 8, FLOAT, "sum", 3)
+    make, sentence = BAD[case]
+    with pytest.raises(InvalidArgument, match=sentence):
+        plan(make(), np.empty(8, FLOAT))
+    read_only = np.zeros(8, FLOAT)
+    read_only.flags.writeable = False
+    with pytest.raises(InvalidArgument, match="out is read-only"):
+        plan(np.zeros(8, FLOAT), read_only)
+    memory = np.zeros(12, FLOAT)
+    with pytest.raises(InvalidArgument, match="overlap"):
+        plan(memory[:8], memory[4:])
+    with pytest.raises(TypeError, match=r"plan\(x, out\)"):
+        plan(memory)
+    np.testing.assert_array_equal(plan(np.ones(8, FLOAT), np.empty(8, FLOAT)), np.full(8, channel.ranks))
+
+
+@pytest.mark.parametrize("nodes", [False, True])
+def test_ranks_that_disagree_all_get_an_error_now_and_later(channel, world, monkeypatch, nodes):
+    if channel.ranks == 1:
+        return
+    if nodes:
+        monkeypatch.setattr(engines, "node", lambda c: c.Split(c.rank, c.rank))
+    engine = Engine(channel, timeout_seconds=20)
+    odd = channel.rank == channel.ranks - 1
+    plan = engine.plan(algorithms()["ring"], 5000 + 300 * odd, FLOAT, "sum", 3 + odd)
+    x = np.ones(5000 + 300 * odd, FLOAT)
+    with pytest.raises((InvalidArgument, CommunicationError), match=r"rank \d+ and rank \d+ disagree") as first:
+        plan(x, x.copy())
+    with pytest.raises((InvalidArgument, CommunicationError)) as second:
+        plan(x, x.copy())
+    assert str(first.value) == str(second.value)
+    world.Barrier()
+
+
+def test_a_rank_that_never_calls_is_named_after_the_time_limit(channel, world):
+    if channel.ranks == 1:
+        return
+    engine = Engine(channel, timeout_seconds=0.3)
+    plan = engine.plan(algorithms()["recursive_doubling"], 1, FLOAT, "sum", 3)
+    if channel.rank > 0:
+        with pytest.raises(CommunicationError, match=r"no answer for \d+ s: rank \d+ waited for rank \d+ .* is alive"):
+            plan(np.ones(1, FLOAT), np.empty(1, FLOAT))
+    world.Barrier()
+    with pytest.raises(CommunicationError, match="no answer"):
+        plan(np.ones(1, FLOAT), np.empty(1, FLOAT))
+
+
+def test_a_rank_whose_process_has_ended_is_named_at_once(channel, world, monkeypatch):
+    if channel.ranks == 1:
+        return
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    if channel.rank == 1:
+        monkeypatch.setattr(engines.os, "getpid", lambda: ended.pid)
+    engine = Engine(channel)
+    monkeypatch.undo()
+    plan = engine.plan(algorithms()["recursive_doubling"], 1, FLOAT, "sum", 3)
+    if channel.rank == 0:
+        with pytest.raises(CommunicationError, match=r"rank 1 \(process \d+\) has ended; rank 0 waited for rank 1"):
+            plan(np.ones(1, FLOAT), np.empty(1, FLOAT))
+    world.Barrier()
+
+
+def test_ctrl_c_ends_a_wait_and_the_others_are_told(channel, world):
+    if channel.ranks == 1:
+        return
+    engine = Engine(channel, timeout_seconds=30)
+    plan = engine.plan(algorithms()["ring"], 1, FLOAT, "sum", 3)
+    last = channel.ranks - 1
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        if channel.rank == 0:
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+            with pytest.raises(KeyboardInterrupt):
+                plan(np.ones(1, FLOAT), np.empty(1, FLOAT))
+        elif channel.rank < last:
+            with pytest.raises(CommunicationError, match="rank 0 was interrupted"):
+                plan(np.ones(1, FLOAT), np.empty(1, FLOAT))
+        world.Barrier()
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    with pytest.raises(CommunicationError, match="rank 0 was interrupted"):
+        plan(np.ones(1, FLOAT), np.empty(1, FLOAT))
+
+
+def test_two_threads_cannot_use_one_engine_at_once(channel, world):
+    if channel.ranks == 1:
+        return
+    engine = Engine(channel, timeout_seconds=30)
+    plan = engine.plan(algorithms()["recursive_doubling"], 100_000, FLOAT, "sum", 3)
+    x, done = np.ones(100_000, FLOAT), []
+    if channel.rank == 0:
+        first = threading.Thread(target=lambda: done.append(plan(x, np.empty_like(x))))
+        first.start()
+        time.sleep(0.2)
+        with pytest.raises(InvalidArgument, match="at work in another thread"):
+            plan(x, np.empty_like(x))
+        world.Barrier()
+        first.join()
+    else:
+        world.Barrier()
+        done.append(plan(x, np.empty_like(x)))
+    assert (done[0] == channel.ranks).all()
+
+
+def test_the_line_latency_is_one_number_for_all_ranks(channel, world):
+    engine = Engine(channel)
+    assert set(world.allgather(engine.line_latency_seconds)) == {engine.line_latency_seconds}
+    assert (engine.line_latency_seconds > 0) == (channel.ranks > 1)
+
+
+def test_shared_files_have_no_name(channel):
+    before = set(os.listdir("/dev/shm"))
+    engine = Engine(channel)
+    kept = engine.allocate(100, FLOAT)
+    assert kept.size == 100
+    assert not any("pyhpc" in name for name in set(os.listdir("/dev/shm")) - before)
+    with pytest.raises(Unsupported, match="opening /proc"):
+        cpu().allreduce.SharedMemory.open(os.getpid(), 9999, 100)
