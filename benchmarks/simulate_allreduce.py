@@ -157,9 +157,9 @@ def kendall(one: Sequence[float], other: Sequence[float], equal: float = 0.01) -
 
 
 def contestants(ranks: int) -> dict[str, Algorithm]:
-    """All algorithms at up to 256 ranks; those of few steps beyond."""
-    linear = () if ranks <= 256 else ("ring", "segmented_ring")
-    found = {n: a for n, a in algorithms().items() if n not in ("direct", "hierarchical", *linear)}
+    """All algorithms at up to 256 ranks; those of few messages beyond, lest the simulation take hours."""
+    many = () if ranks <= 256 else ("ring", "segmented_ring", "double_binary_tree")
+    found = {n: a for n, a in algorithms().items() if n not in ("direct", "hierarchical", *many)}
     hosts = fat_tree(ranks).levels[1].members
     return found | {"hierarchical, all leaders": hierarchical(hosts), "hierarchical, 4 leaders": hierarchical(hosts, 4)}
 

@@ -28,11 +28,18 @@ class Ends(NamedTuple):
     last: np.ndarray
 
 
+class Part(NamedTuple):
+    """An action, with the ranks that take part in it: the rows of its last peer."""
+
+    action: Action
+    ends: Ends
+
+
 @dataclass(frozen=True)
 class Step:
     """All messages of a step: row k of `sends` arrives as row k of `receives`, which are in receiving order."""
 
-    actions: Round
+    parts: tuple[Part, ...]  # the actions in which any rank takes part
     sends: Ends
     receives: Ends
     reduced: np.ndarray  # whether the message is combined; otherwise it is copied
@@ -52,30 +59,33 @@ def walk(algorithm: Algorithm, ranks: int) -> Iterator[Step]:
 
 def step_of(actions: Round, ranks: int, where: str) -> Step:
     """The messages of one step of all ranks; `where` is for the sentence that refuses them."""
-    received = [action for action in actions if not isinstance(action, Send)]
-    sends = _joined([ends_of(action, action.peer, ranks) for action in actions if isinstance(action, Send)])
-    receives = [(action, ends_of(action, peer, ranks)) for action in received for peer in peers(action)]
-    reduced = [np.full(len(ends.rank), isinstance(action, Reduce)) for action, ends in receives]
-    matched = _matched(sends, _joined([ends for _, ends in receives]), ranks, where)
-    return Step(actions, *matched, np.concatenate([*reduced, np.empty(0, bool)]))
-
-
-def peers(action: Action) -> tuple[Index, ...]:
-    """All peers of an action, in the order of their messages."""
-    return (*action.before, action.peer) if isinstance(action, Reduce) else (action.peer,)
+    parts = tuple(
+        part for action in actions if len((part := Part(action, ends_of(action, action.peer, ranks))).ends.rank)
+    )
+    sends = _joined([ends for action, ends in parts if isinstance(action, Send)])
+    received: list[Ends] = []
+    reduced = [np.empty(0, bool)]
+    for action, ends in parts:
+        if not isinstance(action, Send):
+            before = action.before if isinstance(action, Reduce) else ()
+            messages = [*(ends_of(action, peer, ranks) for peer in before), ends]
+            received += messages
+            reduced.append(np.full(sum(len(rows.rank) for rows in messages), isinstance(action, Reduce)))
+    return Step(parts, *_matched(sends, _joined(received), ranks, where), np.concatenate(reduced))
 
 
 def ends_of(action: Action, peer: Index, ranks: int) -> Ends:
     """The rows of the ranks that take part in an action with this one of its peers."""
-    peers = np.broadcast_to(peer, ranks)
-    rank = np.flatnonzero(peers != NOBODY)
-    if (peers[rank] < 0).any() or (peers[rank] >= ranks).any():
+    rank = np.flatnonzero(at(peer, np.arange(ranks)) != NOBODY)
+    ends = Ends(rank, at(peer, rank), at(action.chunks[0], rank), at(action.chunks[1], rank))
+    if len(rank) and not 0 <= ends.peer.min() <= ends.peer.max() < ranks:
         raise ProofError(f"'{action}' names a rank that does not exist")
+    return ends
 
-    def of(value: Any) -> np.ndarray:
-        return np.broadcast_to(value, ranks)[rank]
 
-    return Ends(rank, of(peer), of(action.chunks[0]), of(action.chunks[1]))
+def at(value: Any, rank: np.ndarray) -> np.ndarray:
+    """What a field of an action is at these ranks."""
+    return value[rank] if isinstance(value, np.ndarray) and value.ndim else np.full(len(rank), value)
 
 
 def _joined(ends: list[Ends]) -> Ends:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyhpc.kernels.schedules.expressions import Expressions, Twice
-from pyhpc.kernels.schedules.messages import Ends, ProofError, Step, ends_of, peers, walk
+from pyhpc.kernels.schedules.messages import Ends, Part, ProofError, Step, at, ends_of, walk
 from pyhpc.kernels.schedules.schedule import Algorithm, Copy, Path, Reduce, Send
 
 __all__ = ["Proof", "ProofError", "prove"]
@@ -76,50 +76,43 @@ class _World:
     def play(self, step: Step) -> None:
         self.step += 1
         self.expressions.next_step()
-        sent_cells, sent_edges = self.cells(step.sends)
-        # Rows of `sends` are in receiving order: what row k carries is carried[edges[k]:edges[k + 1]].
-        carried = self.carried(step, sent_cells)
-        self.refuse_races(step, sent_cells)
-        row = 0
-        for action in step.actions:
+        places = [self.cells(ends) for _, ends in step.parts]
+        for (action, ends), (cells, edges) in zip(step.parts, places, strict=True):
             if isinstance(action, Send):
-                continue
-            row = self.receive(action, step.receives, carried, sent_edges, row)
+                self.read(cells, _of_cells(np.asarray(action.source) == "result", ends.rank, edges))
+        sent_cells, _ = self.cells(step.sends)
+        self.refuse_races(step, sent_cells, [cells for cells, _ in places])
+        carried, begin = self.held[sent_cells], 0  # the messages' contents, in receiving order
+        for part, (cells, edges) in zip(step.parts, places, strict=True):
+            if not isinstance(part.action, Send):
+                begin = self.receive(part, carried, begin, cells, edges)
 
-    def carried(self, step: Step, cells: np.ndarray) -> np.ndarray:
-        """What the messages carry, after a look at the buffers they are said to be sent from."""
-        for action in step.actions:
-            if isinstance(action, Send):
-                mine = ends_of(action, action.peer, self.ranks)
-                places, edges = self.cells(mine)
-                self.read(places, _from_result(action.source, mine.rank, edges, self.ranks))
-        values: np.ndarray = self.held[cells]
-        return values
-
-    def receive(self, action: Copy | Reduce, ends: Ends, carried: np.ndarray, edges: np.ndarray, row: int) -> int:
-        """Carry out one receiving action of all ranks, whose messages begin at `row`; the row after them."""
-        mine = ends_of(action, action.peer, self.ranks)
-        cells, own_edges = self.cells(mine)
-        operand = np.full(self.ranks * self.chunks if len(peers(action)) > 1 else 0, -1)
-        for peer in peers(action):
-            count = int(np.count_nonzero(np.broadcast_to(peer, self.ranks) >= 0))
-            values = carried[edges[row] : edges[row + count]]
-            if len(operand):  # several messages, combined from left to right
-                there, _ = self.cells(Ends(*(column[row : row + count] for column in ends)))
-                begun = operand[there] >= 0
-                values = values.copy()
-                values[begun] = self.node(operand[there[begun]], values[begun], there[begun])
-                operand[there] = values
-            row += count
-        if len(operand):
-            values = operand[cells]
+    def receive(self, part: Part, carried: np.ndarray, begin: int, cells: np.ndarray, edges: np.ndarray) -> int:
+        """Carry out one receiving action of all ranks, whose messages begin at `begin` in `carried`; where they end."""
+        action = part.action
+        if isinstance(action, Reduce) and action.before:  # several messages, combined from left to right
+            operand = np.full(self.ranks * self.chunks, -1)
+            for peer in action.before:
+                there, _ = self.cells(ends_of(action, peer, self.ranks))
+                begin, values = begin + len(there), carried[begin : begin + len(there)]
+                operand[there] = self.joined(operand[there], values, there)
+            values = self.joined(operand[cells], carried[begin : begin + len(cells)], cells)
+        else:
+            values = carried[begin : begin + len(cells)]
         if isinstance(action, Reduce):
-            own = self.read(cells, _from_result(action.own, mine.rank, own_edges, self.ranks))
-            left = np.repeat(np.broadcast_to(action.own_is_left, self.ranks)[mine.rank], np.diff(own_edges))
+            own = self.read(cells, _of_cells(np.asarray(action.own) == "result", part.ends.rank, edges))
+            left = _of_cells(action.own_is_left, part.ends.rank, edges)
             values = self.node(np.where(left, own, values), np.where(left, values, own), cells)
         self.held[cells] = values
         self.written[cells] = True
-        return row
+        return begin + len(cells)
+
+    def joined(self, operand: np.ndarray, values: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        """`operand` op `values`; `values` alone where there is no operand yet."""
+        begun = operand >= 0
+        found: np.ndarray = values.copy()
+        found[begun] = self.node(operand[begun], values[begun], cells[begun])
+        return found
 
     def node(self, left: np.ndarray, right: np.ndarray, cells: np.ndarray) -> np.ndarray:
         try:
@@ -130,19 +123,16 @@ class _World:
                 f"rank {rank} step {self.step} chunk {chunk}: a contribution would be counted twice"
             ) from None
 
-    def refuse_races(self, step: Step, sent_cells: np.ndarray) -> None:
+    def refuse_races(self, step: Step, sent_cells: np.ndarray, places: list[np.ndarray]) -> None:
         """A copy is received straight into the result: nothing else of its step may touch those chunks."""
         touched = [sent_cells]
-        for action in step.actions:
-            if isinstance(action, Send):
-                continue
-            cells, _ = self.cells(ends_of(action, action.peer, self.ranks))
+        for (action, _), cells in zip(step.parts, places, strict=True):
             if isinstance(action, Copy):
                 self.refuse_copied(cells)
                 self.copied_in[cells] = self.step
-            else:
+            elif isinstance(action, Reduce):
                 touched.append(cells)
-        if (~step.reduced).any():
+        if not step.reduced.all():
             self.refuse_copied(np.concatenate(touched))
 
     def refuse_copied(self, cells: np.ndarray) -> None:
@@ -152,9 +142,9 @@ class _World:
             raise ProofError(f"rank {rank} step {self.step}: a copy into chunk {chunk} races with another action")
 
 
-def _from_result(buffer: object, rank: np.ndarray, edges: np.ndarray, ranks: int) -> np.ndarray:
-    """For each chunk of each row, whether the buffer named is the result."""
-    return np.repeat(np.broadcast_to(np.asarray(buffer) == "result", ranks)[rank], np.diff(edges))
+def _of_cells(value: object, rank: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """What a field of an action is for each chunk of each row."""
+    return np.repeat(at(value, rank), np.diff(edges))
 
 
 def _busiest(ranks: np.ndarray, weights: np.ndarray | None, count: int) -> float:

@@ -78,7 +78,7 @@ def drawn(draw):
     return draw(st.sampled_from([*made, made[0], *ALGORITHMS])), ranks
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(drawn())
 def test_any_algorithm_of_any_parameters_on_any_number_of_ranks_is_proved(algorithm_and_ranks):
     prove(*algorithm_and_ranks)
