@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pyhpc.kernels.schedules import halving_doubling
-from pyhpc.kernels.schedules.fan_in import fan_in
+from pyhpc.kernels.schedules.fan_in import fan_in_outwards
 from pyhpc.kernels.schedules.schedule import (
     NOBODY,
     Action,
@@ -127,7 +127,7 @@ class _World:
             def peer(j: Index) -> Index:
                 return where(j < size, begin + j, NOBODY)
 
-            yield from fan_in(place, self.ranks_per_node, peer, self.lane(lane), "input")
+            yield from fan_in_outwards(place, self.ranks_per_node, peer, self.lane(lane), "input")
 
     def exchange(self, rank: Index, lane: Index, owns: Any) -> Steps:
         """The all-reduce of one lane between the nodes."""
