@@ -1,5 +1,6 @@
 // matmul for AVX-512 with VNNI and BF16: as avx512_vnni.cpp, with bfloat16 multiplied two at a time by vdpbf16ps.
-// Status: compiled; run with the instruction replaced by a model of it alone (tests/native/test_matmul_bfloat16_emulated.py).
+// Status: compiled; run with the instruction replaced by a model of it alone
+// (tests/native/test_matmul_bfloat16_emulated.py).
 #include "matmul/target.h"
 #include "matmul/vnni.h"
 

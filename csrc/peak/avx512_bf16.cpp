@@ -1,5 +1,6 @@
 // AVX-512 with VNNI and BF16: bfloat16 by vdpbf16ps.
-// Status: compiled; run with the instruction replaced by a model of it alone (tests/native/test_matmul_bfloat16_emulated.py).
+// Status: compiled; run with the instruction replaced by a model of it alone
+// (tests/native/test_matmul_bfloat16_emulated.py).
 #include "peak/vnni.h"
 
 namespace pyhpc::peak {

@@ -38,13 +38,13 @@ def test_the_peak_loop_counts_every_operation(tmp_path):
     if refusal := cpu().target_refusal("avx512_vnni"):
         pytest.skip(refusal)
     program = tmp_path / "peak.cpp"
-    program.write_text('''
+    program.write_text("""
 #include "peak/avx512_bf16.cpp"
 int main() {
   using namespace pyhpc::peak;
   return avx512_bf16.bfloat16.run(3) == 3 * block_operations && avx512_bf16.bfloat16.run(0) == 0 ? 0 : 1;
 }
-''')
+""")
     model = ["-include", HERE / "dpbf16_model.h"]
     subprocess.run(["g++", *FLAGS, *TARGET_FLAGS, *model, f"-I{SOURCE}", program, "-o", tmp_path / "peak"], check=True)
     subprocess.run([tmp_path / "peak"], check=True)
