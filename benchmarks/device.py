@@ -263,6 +263,10 @@ def contestant_line(row: Row, name: str) -> str:
         for key, unit in (("power_watts", "W"), ("temperature_celsius", "°C"))
         if key in values
     ]
+    if name == "sm90" and "clocks_hertz" in row:
+        low, middle, high = (hertz / 1e6 for hertz in row["clocks_hertz"])
+        slow = ", ".join(f"SM {number} {times:.2f}x" for number, times in row["slow"].items()) or "none"
+        words.append(f"SM clocks {low:.0f}-{middle:.0f}-{high:.0f} MHz, slow: {slow}")
     return "  ".join([*words, *values.get("throttle_reasons", [])])
 
 

@@ -6,6 +6,7 @@
 #include "core/cuda_tensor_map.h"
 #include "core/cuda_variant.h"
 #include "matmul/sm90_kernel.h"
+#include "matmul/sm90_log.h"
 #include "matmul/sm90_operand.h"
 #include "matmul/sm90_plan.h"
 
@@ -59,7 +60,16 @@ int encode_out(const Problem& problem, int64_t batches, TensorMap& map) {
                              map);
 }
 
-Work work_of(const Problem& problem, const Shape& shape, const Plan& plan) {
+// How and where a product is enqueued.
+struct Launch {
+  Plan plan;
+  int multiprocessors;
+  TileRecord* log;  // or nullptr
+  uintptr_t stream;
+};
+
+Work work_of(const Problem& problem, const Shape& shape, const Launch& how) {
+  const Plan& plan = how.plan;
   Work work = {};
   work.order = sm90_plan::order_of(shape, plan);
   work.m = problem.m, work.n = problem.n;
@@ -71,12 +81,14 @@ Work work_of(const Problem& problem, const Shape& shape, const Plan& plan) {
   work.out_row = problem.out_row, work.out_column = problem.out_column;
   work.out_batch = sm90_operand::last(problem, problem.out_batch, 0);
   work.accumulate = problem.accumulate, work.narrow = problem.narrow, work.by_box = plan.by_box;
+  work.exchanged = plan.exchanged, work.log = how.log;
   return work;
 }
 
 template <class T, int columns, bool a_along_m, bool b_along_n>
-int launch(const Problem& problem, const Shape& shape, const Plan& plan, uintptr_t stream) {
-  const Work work = work_of(problem, shape, plan);
+int launch(const Problem& problem, const Shape& shape, const Launch& how) {
+  const Plan& plan = how.plan;
+  const Work work = work_of(problem, shape, how);
   const int64_t batches = shape.batches;
   TensorMap a = {}, b = {}, out = {};
   int status = encode(sm90_operand::operand_a(problem), problem.dtype, batches, hopper::rows, 1, a);
@@ -86,43 +98,43 @@ int launch(const Problem& problem, const Shape& shape, const Plan& plan, uintptr
   const int cluster = plan.cluster_rows * plan.split;
   const int64_t blocks = sm90_tiles::steps(work.order) * cluster, at_once = sm90_plan::slots(shape, cluster);
   return cuda::launch_clusters(hopper::kernel<T, columns, a_along_m, b_along_n>, blocks < at_once ? blocks : at_once,
-                               cluster, hopper::threads, hopper::shared_bytes<columns>, stream, a, b, out, work);
+                               cluster, hopper::threads, hopper::shared_bytes<columns>, how.stream, a, b, out, work);
 }
 
 template <class T, int columns>
-int launch(const Problem& problem, const Shape& shape, const Plan& plan, uintptr_t stream) {
+int launch(const Problem& problem, const Shape& shape, const Launch& how) {
   const bool a_along_m = !sm90_operand::can_lie_along_k(sm90_operand::operand_a(problem));
   const bool b_along_n = !sm90_operand::can_lie_along_k(sm90_operand::operand_b(problem));
   if (a_along_m)
-    return b_along_n ? launch<T, columns, true, true>(problem, shape, plan, stream)
-                     : launch<T, columns, true, false>(problem, shape, plan, stream);
-  return b_along_n ? launch<T, columns, false, true>(problem, shape, plan, stream)
-                   : launch<T, columns, false, false>(problem, shape, plan, stream);
+    return b_along_n ? launch<T, columns, true, true>(problem, shape, how)
+                     : launch<T, columns, true, false>(problem, shape, how);
+  return b_along_n ? launch<T, columns, false, true>(problem, shape, how)
+                   : launch<T, columns, false, false>(problem, shape, how);
 }
 
 template <class T>
-int launch(const Problem& problem, const Shape& shape, const Plan& plan, uintptr_t stream) {
-  switch (plan.columns) {
+int launch(const Problem& problem, const Shape& shape, const Launch& how) {
+  switch (how.plan.columns) {
     case 256:
-      return launch<T, 256>(problem, shape, plan, stream);
+      return launch<T, 256>(problem, shape, how);
     case 128:
-      return launch<T, 128>(problem, shape, plan, stream);
+      return launch<T, 128>(problem, shape, how);
     default:
-      return launch<T, 64>(problem, shape, plan, stream);
+      return launch<T, 64>(problem, shape, how);
   }
 }
 
 // Enqueues a product whose batch has at most one dimension.
-int enqueue(const Problem& problem, const Plan& plan, int multiprocessors, uintptr_t stream) {
-  const Shape shape = planned_shape(problem, multiprocessors);
-  const Problem chosen = plan.exchanged ? sm90_operand::transposed(problem) : problem;
-  return problem.dtype == DType::bfloat16 ? launch<cuda::Bfloat16>(chosen, shape, plan, stream)
-                                          : launch<cuda::Float16>(chosen, shape, plan, stream);
+int enqueue(const Problem& problem, const Launch& how) {
+  const Shape shape = planned_shape(problem, how.multiprocessors);
+  const Problem chosen = how.plan.exchanged ? sm90_operand::transposed(problem) : problem;
+  return problem.dtype == DType::bfloat16 ? launch<cuda::Bfloat16>(chosen, shape, how)
+                                          : launch<cuda::Float16>(chosen, shape, how);
 }
 
 // As enqueue for each of the outer dimensions of the batch, most of all products have none.
-int enqueue_all(Problem problem, const Plan& plan, int multiprocessors, uintptr_t stream) {
-  if (problem.batch_ndim <= 1) return enqueue(problem, plan, multiprocessors, stream);
+int enqueue_all(Problem problem, const Launch& how) {
+  if (problem.batch_ndim <= 1) return enqueue(problem, how);
   const auto shift = [](auto* data, int64_t elements, int bytes) {
     return static_cast<decltype(data)>(
         const_cast<char*>(static_cast<const char*>(static_cast<const void*>(data)) + elements * bytes));
@@ -139,24 +151,48 @@ int enqueue_all(Problem problem, const Plan& plan, int multiprocessors, uintptr_
     inner.a = shift(problem.a, step * problem.a_batch[0], 2);
     inner.b = shift(problem.b, step * problem.b_batch[0], 2);
     inner.out = shift(problem.out, step * problem.out_batch[0], problem.narrow ? 2 : 4);
-    if (const int status = enqueue_all(inner, plan, multiprocessors, stream)) return status;
+    if (const int status = enqueue_all(inner, how)) return status;
   }
   return 0;
 }
 
+bool is_empty(const Problem& merged) {
+  bool empty = merged.m == 0 || merged.n == 0;
+  for (int i = 0; i < merged.batch_ndim; ++i) empty = empty || merged.batch_shape[i] == 0;
+  return empty;
+}
+
+// The plan of a product whose batch is merged, for the current GPU. Returns a cudaError_t.
+int plan_for(const Problem& merged, Launch& how) {
+  if (const int status = cuda::count_multiprocessors(how.multiprocessors)) return status;
+  how.plan = sm90_plan::chosen(planned_shape(merged, how.multiprocessors), getenv("PYHPC_SM90_PLAN"));
+  return how.plan.columns ? 0 : invalid_value;
+}
+
 int run(const Problem& problem, uintptr_t stream) {
   const Problem merged = sm90_operand::merged(problem);
-  if (problem.m == 0 || problem.n == 0 || sm90_operand::batches(merged) == 0) return 0;
-  for (int i = 0; i < merged.batch_ndim; ++i)
-    if (merged.batch_shape[i] == 0) return 0;
-  int multiprocessors = 0;
-  if (const int status = cuda::count_multiprocessors(multiprocessors)) return status;
-  const Plan plan = sm90_plan::chosen(planned_shape(merged, multiprocessors), getenv("PYHPC_SM90_PLAN"));
-  if (plan.columns == 0) return invalid_value;
-  return enqueue_all(merged, plan, multiprocessors, stream);
+  if (is_empty(merged)) return 0;
+  Launch how = {{}, 0, nullptr, stream};
+  const int status = plan_for(merged, how);
+  return status ? status : enqueue_all(merged, how);
 }
 
 }  // namespace
+
+int64_t count_records(const Problem& problem) {
+  const Problem merged = sm90_operand::merged(problem);
+  Launch how = {};
+  if (sm90_operand::refusal(problem) || merged.batch_ndim > 1 || is_empty(merged) || plan_for(merged, how)) return 0;
+  const Shape shape = planned_shape(merged, how.multiprocessors);
+  return sm90_tiles::steps(sm90_plan::order_of(shape, how.plan)) * how.plan.cluster_rows * how.plan.split;
+}
+
+int run_logged(const Problem& problem, TileRecord* log, uintptr_t stream) {
+  const Problem merged = sm90_operand::merged(problem);
+  Launch how = {{}, 0, log, stream};
+  const int status = plan_for(merged, how);
+  return status ? status : enqueue_all(merged, how);
+}
 
 extern const cuda::Variant<Problem> sm90;
 const cuda::Variant<Problem> sm90 = {"sm90", run, sm90_operand::refusal};

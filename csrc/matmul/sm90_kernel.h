@@ -14,6 +14,7 @@
 #pragma once
 #include "core/cuda_hopper.h"
 #include "core/cuda_wgmma.h"
+#include "matmul/sm90_log.h"
 #include "matmul/sm90_tiles.h"
 
 namespace pyhpc::matmul {
@@ -66,6 +67,8 @@ struct Work {
   int64_t out_row, out_column, out_batch;
   bool accumulate, narrow;  // into out; out is of the operands' type
   bool by_box;              // the copy engine can write out
+  bool exchanged;           // out is the caller's transposed
+  TileRecord* log;          // or nullptr
 };
 
 // A block's view of its shared memory (addresses) and of its cluster.
@@ -274,6 +277,23 @@ __device__ __forceinline__ void store_split(const float (&sums)[columns / 2], co
   }
 }
 
+// One thread of the block writes what it knows of the tile that it has stored.
+template <int columns>
+__device__ void log_tile(const Work& work, const Place& place, int step, int row, int rank, uint64_t cycles,
+                         uint64_t begin) {
+  const uint64_t first_row = static_cast<uint64_t>(row), first_column = static_cast<uint64_t>(place.column) * columns;
+  const uint64_t high = work.exchanged ? columns : rows, low = work.exchanged ? rows : columns;
+  const int64_t at = static_cast<int64_t>(step) * (work.order.cluster_rows * work.split) + rank;
+  work.log[at] = {cuda::multiprocessor_number(),
+                  cuda::read_clock() - cycles,
+                  begin,
+                  cuda::read_nanoseconds(),
+                  work.exchanged ? first_column : first_row,
+                  work.exchanged ? first_row : first_column,
+                  static_cast<uint64_t>(place.batch),
+                  high << 32 | low};
+}
+
 template <class T, int columns, bool a_along_m, bool b_along_n>
 __device__ __forceinline__ void consume(const TensorMap& out, const Work& work, const Block<columns>& block,
                                         int consumer) {
@@ -283,6 +303,7 @@ __device__ __forceinline__ void consume(const TensorMap& out, const Work& work, 
   float sums[columns / 2];
   for (int step = walk.step; step < walk.end; step += walk.stride) {
     const Place place = sm90_tiles::place_of(work.order, step);
+    const uint64_t cycles = work.log ? cuda::read_clock() : 0, begin = work.log ? cuda::read_nanoseconds() : 0;
     multiply<T, columns, a_along_m, b_along_n>(sums, walk, block, consumer, ring);
     const int row = tile_row(work, place, block.rank) * rows + consumer * wgmma::m, column = place.column * columns;
     if (work.split > 1) {
@@ -295,6 +316,7 @@ __device__ __forceinline__ void consume(const TensorMap& out, const Work& work, 
     } else {
       store_boxes<float, columns>(out, sums, block.out, consumer, {column, row, place.batch}, turn);
     }
+    if (work.log && threadIdx.x == warpgroup) log_tile<columns>(work, place, step, row, block.rank, cycles, begin);
   }
   if (work.by_box && threadIdx.x % warpgroup == 0) cuda::wait_stores();
 }

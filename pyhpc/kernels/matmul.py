@@ -57,7 +57,7 @@ def matmul(
 
     Returns:
         `out`, or a new array of a's library: float64 → float64, float32, bfloat16 and float16 → float32, int8 → int32.
-        A bfloat16 or float16 `out` of such operands (on the CPU) gets the float32 sum, rounded once to nearest even.
+        A bfloat16 or float16 `out` of such operands gets the float32 sum, rounded once to nearest even.
         Elementwise |error| ≤ k u / (1 - k u) · (|a| |b|), u the unit roundoff of the result type (Higham 2002,
         §3.5); int8 exact modulo 2^32. The same call gives the same bits, whatever the number of threads.
 

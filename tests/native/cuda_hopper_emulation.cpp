@@ -41,6 +41,8 @@ extern "C" {
 
 void set_reverse_order(bool reverse) { emulation::reverse_order = reverse; }
 
+void set_multiprocessors(int count) { cuda::emulated_multiprocessors = count; }
+
 struct Forced {  // the plan to run, but for what follows from it
   bool exchanged;
   int columns, cluster_rows, split;
@@ -61,7 +63,7 @@ const char* matmul(const Array* a, const Array* b, const Array* out, bool accumu
       matmul::Plan plan = {forced->exchanged, forced->columns, forced->cluster_rows, forced->split, 1, false, 0};
       plan.by_box = plan.split == 1 && shape.by_box[plan.exchanged];
       plan.band = matmul::sm90_plan::best_band(shape, plan);
-      status = matmul::enqueue_all(merged, plan, multiprocessors, 0);
+      status = matmul::enqueue_all(merged, {plan, multiprocessors, nullptr, 0});
     }
     sentence = status ? "launch status " + std::to_string(status) : "";
     if (emulation::copy_count) sentence = "a block ended while its copies were on their way", emulation::copy_count = 0;
@@ -69,5 +71,14 @@ const char* matmul(const Array* a, const Array* b, const Array* out, bool accumu
     sentence = error.what();
   }
   return sentence.c_str();
+}
+
+int64_t count_records(const Array* a, const Array* b, const Array* out) {
+  return matmul::count_records(matmul::problem_of(*a, *b, *out, false));
+}
+
+int run_logged(const Array* a, const Array* b, const Array* out, uint64_t* log) {
+  emulation::reverse_order = false;
+  return matmul::run_logged(matmul::problem_of(*a, *b, *out, false), reinterpret_cast<matmul::TileRecord*>(log), 0);
 }
 }

@@ -13,6 +13,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from pyhpc.measure import multiprocessors
+
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = [np.dtype(x) for x in (np.float64, np.float32, np.float16, BFLOAT16)]  # in the order of DType, core/array.h
 
@@ -55,7 +57,7 @@ def view(array):
 @pytest.fixture(scope="module")
 def library(compiled):
     loaded = compiled("cuda_hopper_emulation")
-    loaded.matmul.restype = ctypes.c_char_p
+    loaded.matmul.restype, loaded.count_records.restype = ctypes.c_char_p, ctypes.c_int64
     return loaded
 
 
@@ -164,3 +166,22 @@ def test_what_the_copy_engine_cannot_take_is_refused_with_the_reason(library, ma
     out = aligned((*a.shape[:-1], b.shape[-1]), np.float32)
     assert reason in run(library, a, b, out)
     assert (out == 77).all()
+
+
+# The second product is exchanged and split along k.
+@pytest.mark.parametrize(("m", "n", "k", "count", "parts"), [(300, 520, 200, 4, 1), (16, 520, 640, 99, 8)])
+def test_the_log_has_every_tile_once_and_names_where_a_wrong_element_was_computed(library, m, n, k, count, parts):
+    library.set_multiprocessors(count)
+    a, b, out = aligned((m, k), BFLOAT16, 1), aligned((k, n), BFLOAT16, 2), aligned((m, n), np.float32)
+    views = [ctypes.byref(view(x)) for x in (a, b, out)]
+    words = np.full((library.count_records(*views), 8), -1, np.int64).view(np.uint64)
+    assert library.run_logged(*views, ctypes.c_void_p(words.ctypes.data)) == 0
+    log = multiprocessors.records(words)
+    covered = np.zeros((m, n), int)
+    for record in log:
+        covered[record.row : record.row + record.rows, record.column : record.column + record.columns] += 1
+    assert (covered == parts).all()
+    assert len(log) >= parts * -(-m // log[0].rows) * -(-n // log[0].columns)
+    assert all(hertz > 0 for hertz in multiprocessors.clock_hertz(log).values())
+    named = multiprocessors.culprits(log, np.array([[m - 1, n - 1]]))
+    assert sum(named.values()) == parts
