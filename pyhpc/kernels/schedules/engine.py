@@ -61,13 +61,15 @@ class Engine:
         self._connect()
         crowded = self._crowded()
         self._native.spin = 64 if crowded else 4000
-        everywhere = channel.comm.allgather(
-            (self._ping_pong(4 if crowded else _BOUNCES), single_copy, len(self.local_ranks))
-        )
-        self.line_latency_seconds: float = max(latency for latency, _, _ in everywhere)
-        self._one_node: bool = everywhere[0][2] == channel.ranks
+        latency = self._ping_pong(4 if crowded else _BOUNCES)
+        everywhere = channel.comm.allgather((latency, single_copy, len(self.local_ranks), crowded))
+        latencies, single_copies, sizes, crowds = zip(*everywhere, strict=True)
+        self.line_latency_seconds: float = max(latencies)
+        self._one_node: bool = sizes[0] == channel.ranks
         caches = channel.comm.bcast(cpu().cache_sizes())
-        self.rule = Rule.prior(self.line_latency_seconds, all(possible for _, possible, _ in everywhere), caches)
+        # Ranks that take turns on a core find each other's lines in its cache, however long it took.
+        distance = 0.0 if any(crowds) else self.line_latency_seconds
+        self.rule = Rule.prior(distance, all(single_copies), caches)
 
     def plan(self, algorithm: Algorithm, elements: int, dtype: np.dtype, op: str, signature: int) -> Plan:
         """This rank's part of an all-reduce, ready to be called with (x, out) again and again. Local.
