@@ -1,0 +1,75 @@
+"""Ranks that never call, or die in the middle: every other rank gets an error that names them, in time."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from pyhpc import comm
+
+# Each rank writes into a file of its own: the mpiexec of MPICH passes nothing on after a rank was killed.
+PROGRAM = """
+import os, signal, sys, time
+import numpy as np
+from pyhpc import allreduce, allreduce_buffer, comm
+from pyhpc.errors import PyhpcError
+
+def say(*words):
+    with open(os.path.join(sys.argv[2], str(world.rank)), "a") as file:
+        print(*words, file=file)
+
+world, fault, odd = comm.world(), sys.argv[1], 1
+files = set(os.listdir("/dev/shm"))
+x, shared = np.ones(100_000), allreduce_buffer(100_000, "float64")
+for _ in range(3):
+    assert (allreduce(x) == world.size).all()
+    assert (allreduce(shared) == 0).all()
+world.Barrier()
+say("files", sorted(set(os.listdir("/dev/shm")) - files))
+world.Barrier()
+if world.rank == odd and fault == "dies":
+    os.kill(os.getpid(), signal.SIGKILL)
+if world.rank == odd and fault == "dies_within":
+    import threading
+    threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+    while True:
+        allreduce(x)
+if world.rank == odd and fault == "never_calls":
+    time.sleep(6)
+    os._exit(0)
+began, said = time.monotonic(), []
+for _ in range(2):
+    try:
+        while True:
+            result = allreduce(x)
+            assert (result == world.size).all(), "a wrong result"
+    except PyhpcError as error:
+        said.append(type(error).__name__ + ": " + str(error))
+say("error", round(time.monotonic() - began, 1), "again" if said[0] == said[1] else said[1], said[0])
+time.sleep(1)  # a rank that ends is a fault of its own
+os._exit(0)
+"""
+
+
+RANKS = 3
+
+
+@pytest.mark.parametrize("fault", ["never_calls", "dies", "dies_within"])
+def test_every_other_rank_gets_an_error_that_names_the_lost_one(start, tmp_path, fault):
+    program, place = tmp_path / "program.py", tmp_path / "said"
+    program.write_text(PROGRAM)
+    place.mkdir()
+    open_mpi = comm._is_open_mpi(comm.mpiexec())
+    options = ("--enable-recovery",) if open_mpi else ()
+    status, output = start(RANKS, [program, fault, place], mpiexec=options, PYHPC_ALLREDUCE_TIMEOUT="2")
+    if fault != "never_calls" and not open_mpi:
+        assert status != 0, output  # MPICH's mpiexec ends all ranks with the first: nobody is left to speak, or to wait
+        return
+    cause = "no answer for 2 s: .* waited for rank 1" if fault == "never_calls" else r"rank 1 \(process \d+\) has ended"
+    sentence = re.compile(rf"^error [\d.]+ again CommunicationError: all-reduce: {cause}", re.MULTILINE)
+    for rank in (0, 2):
+        said = (place / str(rank)).read_text()
+        assert sentence.search(said), said + output
+        assert float(said.split("error ")[1].split()[0]) < 20
+        assert "files []" in said
