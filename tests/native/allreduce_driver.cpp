@@ -157,8 +157,14 @@ Choice choice_of(const Case& test, int chunks) {
   const int64_t chunk = round_up((bytes + chunks - 1) / chunks, 64);
   const int64_t strips = test.members == test.ranks && chunks > 1 ? std::max<int64_t>(1, (chunk + step - 1) / step) : 1;
   const bool copies = test.way == "single_copy" || test.way == "window";
-  return {
-      test.way == "lines" ? longest_in_lines : 100, copies, 1024, step, strips, test.streaming, test.streaming, 3000};
+  return {test.way == "lines" ? longest_in_lines : 100,
+          copies,
+          1024,
+          strips > 1 ? step : int64_t{1} << 62,
+          strips,
+          test.streaming,
+          test.streaming,
+          3000};
 }
 
 std::unique_ptr<Engine> engine_of(const Case& test, int rank, SharedMemory& segment, const SegmentLayout& layout) {

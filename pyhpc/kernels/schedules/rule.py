@@ -92,7 +92,7 @@ class Rule:
             lines_bytes=self.lines_bytes,
             single_copy=row.way == "single_copy",
             piece_bytes=row.piece_bytes,
-            step_bytes=step,
+            step_bytes=step if count > 1 else NEVER,
             strips=count,
             streaming_slots=row.streaming_slots,
             streaming_results=row.streaming_results,
