@@ -1,5 +1,6 @@
 """The compiled CPU module. Private: use the functions of pyhpc. A class of static functions is a submodule."""
 
+from collections.abc import Callable
 from typing import Any
 
 compiler: str
@@ -77,7 +78,66 @@ class allreduce:
     @staticmethod
     def reduce(a: Any, b: Any, out: Any, op: str, threads: int = 0, variant: str = "") -> None: ...
     @staticmethod
+    def plan(
+        engine: Engine,
+        rounds: list[list[tuple[int, int, int, int, bool, bool, int]]],
+        choice: Choice,
+        dtype: Any,
+        name: str,
+        op: str,
+        bytes: int,
+        signature: int,
+    ) -> Callable[[Any, Any], Any]: ...
+    @staticmethod
     def variants() -> list[tuple[str, str]]: ...
+
+    class SharedMemory:
+        file: int
+        @staticmethod
+        def create(bytes: int) -> allreduce.SharedMemory: ...
+        @staticmethod
+        def open(process: int, file: int, bytes: int) -> allreduce.SharedMemory: ...
+        @staticmethod
+        def at(address: int, bytes: int) -> allreduce.SharedMemory: ...
+        def close_file(self) -> None: ...
+
+    class SegmentLayout:
+        bytes: int
+        def __init__(self, ranks: int, slot_bytes: int, slots: int) -> None: ...
+
+    class Choice:
+        strips: int
+        def __init__(
+            self,
+            lines_bytes: int,
+            single_copy: bool,
+            piece_bytes: int,
+            step_bytes: int,
+            strips: int,
+            streaming_slots: bool,
+            streaming_results: bool,
+            network_bytes: int,
+        ) -> None: ...
+
+    class Engine:
+        spin: int
+        timeout_seconds: float
+        def __init__(self, rank: int, ranks: int) -> None: ...
+        def join(
+            self,
+            memory: allreduce.SharedMemory,
+            layout: allreduce.SegmentLayout,
+            members: list[int],
+            processes: list[int],
+            token: int,
+        ) -> None: ...
+        def sees(self, tokens: list[int]) -> bool: ...
+        def pulls(self, processes: list[int], tokens: list[int]) -> bool: ...
+        def bounce(self, first: bool, begin: int, bounces: int) -> None: ...
+        def allocate(
+            self, memory: allreduce.SharedMemory, number: int, member: int, members: int, offset: int, bytes: int
+        ) -> Any: ...
+        def connect(self, functions: dict[str, int], comm: int, byte: int, any_source: int) -> None: ...
 
 class memory:
     scalar: float

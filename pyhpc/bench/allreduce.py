@@ -25,7 +25,7 @@ import numpy as np
 from pyhpc.comm import Channel, channel, library, mpi, node_name, thread_level
 from pyhpc.errors import InvalidArgument
 from pyhpc.kernels.allreduce import allreduce
-from pyhpc.kernels.allreduce_plan import Request, chosen
+from pyhpc.kernels.allreduce_plan import Request, chosen, engine
 from pyhpc.kernels.allreduce_problem import OPS, AllreduceProblem, algbw, busbw
 from pyhpc.kernels.allreduce_variants import algorithm_refusal
 from pyhpc.kernels.data import DTYPES
@@ -224,7 +224,7 @@ class _Contest:
     def row(self, name: str, out_of_place: Timing, in_place: Timing) -> Row:
         problem, ranks = self.problem, self.private.ranks
         request = Request(problem.elements, problem.dtype, problem.op, name, "fast")
-        playing = chosen(request, ranks)
+        playing = chosen(request, ranks, engine(self.private).one_node)
         played = "mpi" if playing is None else playing.name
         return Row(name, played, problem.message_bytes, problem.elements, ranks, out_of_place, in_place)
 

@@ -56,8 +56,8 @@ def allreduce(
         op: "sum", "prod", "min" or "max".
         algorithm: "auto", one of `pyhpc list` ("ring", "recursive_doubling"), or "mpi" for the library's own
             MPI_Allreduce (which knows neither bfloat16 nor float16, and promises no equal bits). "auto" takes the
-            cheapest by a latency–bandwidth–reduction model (`schedules.schedule.Model`): recursive doubling for short
-            vectors, ring for long ones.
+            cheapest by a latency–bandwidth–reduction model (`schedules.schedule.cheapest`): in a node recursive
+            doubling for short vectors, direct or halving-doubling for longer ones.
         order: what the bits of the result depend on.
             "fast": every rank gets the same bits; nothing more is promised.
             "repeatable": the same bits whenever as many ranks, placed alike, give the same contributions.

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyhpc.comm import Channel, mpi
-from pyhpc.errors import InvalidArgument, PyhpcError, Unsupported
+from pyhpc.errors import InvalidArgument, PyhpcError
 from pyhpc.kernels import invariant
 from pyhpc.kernels.allreduce_problem import OPS
 from pyhpc.kernels.allreduce_variants import algorithm_refusal
 from pyhpc.kernels.data import DTYPES, UNIT_ROUNDOFF
 from pyhpc.kernels.schedules.engine import Engine
-from pyhpc.kernels.schedules.schedule import Algorithm, Model, Reduce, algorithms
+from pyhpc.kernels.schedules.schedule import Algorithm, algorithms, cheapest
 
 ORDERS = ("fast", "repeatable", "invariant")
 _MPI_BLOCK = 1 << 30  # elements of one MPI_Allreduce: its count is a 32-bit integer before MPI 4
@@ -125,31 +125,20 @@ def _make(private: Channel, playing: Engine, request: Request) -> Run:
 
         combine = invariant.plan(elements, dtype, op, in_place)
         return lambda x, out: combine(x if x.ndim == 2 else x[None], out)
-    algorithm = chosen(request, private.ranks)
+    algorithm = chosen(request, private.ranks, playing.one_node)
     if algorithm is None:
         return functools.partial(_library, private, op)
     return playing.plan(algorithm, elements, DTYPES[dtype], op, zlib.crc32(str(request).encode()))
 
 
-def chosen(request: Request, ranks: int) -> Algorithm | None:
-    """The schedule that is played, None for MPI_Allreduce. It depends on the request and the ranks alone, so that every
-    order is also "repeatable"."""
+def chosen(request: Request, ranks: int, one_node: bool) -> Algorithm | None:
+    """The schedule that is played, None for MPI_Allreduce. It depends on the request, the ranks and whether they share
+    memory, and on nothing that was measured, so that every order is also "repeatable"."""
     if request.algorithm == "mpi":
         return None
-    if request.algorithm == "auto":
-        size = request.elements * DTYPES[request.dtype].itemsize
-        return min((a for a in algorithms().values() if plays(a, ranks)), key=lambda a: a.seconds(ranks, size, Model()))
-    algorithm = algorithms()[request.algorithm]
-    if not plays(algorithm, ranks):
-        raise Unsupported(f"the engine does not play {algorithm.name} on {ranks} ranks; use algorithm='auto'")
-    return algorithm
-
-
-@functools.cache
-def plays(algorithm: Algorithm, ranks: int) -> bool:
-    """Whether the engine can: it combines one message at a time with what the rank has."""
-    steps = (action for rank in range(min(ranks, 16)) for step in algorithm.rounds(rank, ranks) for action in step)
-    return not any(isinstance(action, Reduce) and action.before for action in steps)
+    if request.algorithm != "auto":
+        return algorithms()[request.algorithm]
+    return cheapest(ranks, request.elements * DTYPES[request.dtype].itemsize, one_node)
 
 
 def _library(private: Channel, op: str, x: np.ndarray, out: np.ndarray) -> None:

@@ -41,6 +41,7 @@ class Engine:
 
     Attributes:
         local_ranks: the ranks that share memory with this one, itself included.
+        one_node: whether these are all ranks.
         line_latency_seconds: how long a cache line takes from one core of a node to another's, the slowest node's;
             0 where no node has two ranks.
         rule: how vectors travel inside a node. Assign another one, equal on all ranks, before planning.
@@ -65,7 +66,7 @@ class Engine:
         everywhere = channel.comm.allgather((latency, single_copy, len(self.local_ranks), crowded))
         latencies, single_copies, sizes, crowds = zip(*everywhere, strict=True)
         self.line_latency_seconds: float = max(latencies)
-        self._one_node: bool = sizes[0] == channel.ranks
+        self.one_node: bool = sizes[0] == channel.ranks
         caches = channel.comm.bcast(cpu().cache_sizes())
         # Ranks that take turns on a core find each other's lines in its cache, however long it took.
         distance = 0.0 if any(crowds) else self.line_latency_seconds
@@ -87,7 +88,7 @@ class Engine:
                 and after a disagreement, every call on this engine raises the same.
         """
         chunks, size = algorithm.chunks(self.channel.ranks), elements * dtype.itemsize
-        choice = self.rule.choose(size, chunks, strips=self._one_node)
+        choice = self.rule.choose(size, chunks, strips=self.one_node)
         edges = [edge * dtype.itemsize for edge in bounds(elements, chunks, max(1, LINE_BYTES // dtype.itemsize))]
         rounds = algorithm.rounds(self.channel.rank, self.channel.ranks) if self.channel.ranks > 1 else ()
         native = [_flat(actions, edges, choice.strips > 1) for actions in rounds]

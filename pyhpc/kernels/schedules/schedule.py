@@ -94,15 +94,13 @@ Steps = Iterator[Round]
 
 @dataclass(frozen=True)
 class Model:
-    """The latency–bandwidth–reduction model of a network: the prior with which "auto" chooses.
+    """The latency–bandwidth–reduction model with which "auto" chooses before anything has been tuned.
 
-    The defaults are those of ranks of one node that exchange messages from Python: 10 us a message (the ring's second
-    message at 8 B to 4 KiB, MPICH 5 on two busy virtual Ice Lake cores), and rough rates of one core, 5 GB/s of
-    transfer and 10 GB/s of reduction. Only their ratios decide.
+    Only the ratios decide. The defaults are a network of 100 Gbit/s and messages of 2 us.
     """
 
-    seconds_per_message: float = 10e-6
-    seconds_per_byte: float = 1 / 5e9
+    seconds_per_message: float = 2e-6
+    seconds_per_byte: float = 1 / 10e9
     seconds_per_reduced_byte: float = 1 / 10e9
 
     def seconds(self, messages: float, bytes: float, reduced_bytes: float) -> float:
@@ -173,10 +171,19 @@ def algorithms() -> dict[str, Algorithm]:
     return members("pyhpc.kernels.schedules", "ALGORITHM")
 
 
+# Ranks that share memory: a message is a few cache lines (some 0.2 us), its copy and the reduction are one core's, and
+# no link is shared. The first of equals is the faster one there: the fewest steps, then the fewest messages.
+SHARED_MEMORY = Model(0.2e-6, 1 / 10e9, 1 / 10e9)
+_IN_A_NODE = ("recursive_doubling", "direct", "halving_doubling")
+
+
 @functools.lru_cache(maxsize=4096)
-def cheapest(ranks: int, bytes: int, model: Model = Model()) -> Algorithm:
+def cheapest(ranks: int, bytes: int, one_node: bool = False) -> Algorithm:
     """The algorithm with the lowest price; of equals the one that sends fewer messages one after the other."""
-    return min(algorithms().values(), key=lambda a: (a.seconds(ranks, bytes, model), a.path(ranks).messages))
+    if one_node:
+        among = [algorithms()[name] for name in _IN_A_NODE]
+        return min(among, key=lambda a: a.seconds(ranks, bytes, SHARED_MEMORY))
+    return min(algorithms().values(), key=lambda a: (a.seconds(ranks, bytes, Model()), a.path(ranks).messages))
 
 
 def bounds(elements: int, chunks: int, elements_per_line: int) -> tuple[int, ...]:
