@@ -207,7 +207,12 @@ def schedule(**options: Any) -> None:
 @click.option("-w", "--warmup_iters", "warmup", type=int, default=10, show_default=True, help="Untimed iterations.")
 @click.option("-d", "--datatype", "dtype", default="float32", show_default=True, help="Element type.")
 @click.option("-o", "--op", default="sum", show_default=True, help="sum, prod, min or max.")
-@click.option("--algorithms", default="auto,mpi", show_default=True, help="Comma-separated; mpi: MPI_Allreduce.")
+@click.option(
+    "--algorithms",
+    default="auto,window,mpi",
+    show_default=True,
+    help="window: shared arrays; mpi: MPI_Allreduce.",
+)
 @click.option("--ranks", type=click.IntRange(min=1), help="Started alone: how many ranks; default: every core.")
 @click.option("-J", "--json", "json_path", metavar="FILE", help="Also write JSON with nccl-tests' keys.")
 def _bench_allreduce(minbytes: int, maxbytes: int, stepfactor: int, algorithms: str, **options: Any) -> int:

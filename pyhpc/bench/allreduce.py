@@ -25,11 +25,14 @@ import numpy as np
 from pyhpc.comm import Channel, channel, library, mpi, node_name, thread_level
 from pyhpc.errors import InvalidArgument
 from pyhpc.kernels.allreduce import allreduce
+from pyhpc.kernels.allreduce_persistent import allreduce_buffer
 from pyhpc.kernels.allreduce_plan import Request, chosen, engine
 from pyhpc.kernels.allreduce_problem import OPS, AllreduceProblem, algbw, busbw
 from pyhpc.kernels.allreduce_variants import algorithm_refusal
 from pyhpc.kernels.data import DTYPES
 from pyhpc.kernels.schedules.schedule import algorithms
+
+WINDOW = "window"  # the contestant: "auto" on arrays of allreduce_buffer, which the ranks of a node share
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Sweep:
     sizes: tuple[int, ...]  # bytes of one rank's vector; rounded down to whole elements
     dtype: str = "float32"
     op: str = "sum"
-    algorithms: tuple[str, ...] = ("auto", "mpi")
+    algorithms: tuple[str, ...] = ("auto", WINDOW, "mpi")
     # MPI libraries change their algorithm after the first calls on a communicator (MPICH: the fifth).
     warmup: int = 10
     iterations: int = 20
@@ -53,7 +56,7 @@ class Sweep:
             )
         if not self.sizes or min(self.sizes) < 0:
             raise InvalidArgument("sizes must be one or more numbers of bytes, none negative")
-        choices = {"dtype": tuple(DTYPES), "op": tuple(OPS), "algorithm": ("auto", *algorithms(), "mpi")}
+        choices = {"dtype": tuple(DTYPES), "op": tuple(OPS), "algorithm": ("auto", *algorithms(), WINDOW, "mpi")}
         asked = [("dtype", self.dtype), ("op", self.op), *(("algorithm", name) for name in self.algorithms)]
         for what, value in asked:
             if value not in choices[what]:
@@ -123,6 +126,7 @@ class Result:
     thread_level: str
     rows: tuple[Row, ...]
     refused: dict[str, str]  # algorithm → why it was not measured
+    line_latency_seconds: float  # of a cache line between two ranks' cores; 0 where no node has two
 
     @property
     def wrong(self) -> int:
@@ -150,7 +154,7 @@ def benchmark(sweep: Sweep, comm: Any = None) -> Result:
         Unsupported: there is no MPI.
     """
     private = channel(comm)
-    reasons = {name: algorithm_refusal(name, sweep.dtype, sweep.op) for name in sweep.algorithms}
+    reasons = {name: algorithm_refusal(_algorithm(name), sweep.dtype, sweep.op) for name in sweep.algorithms}
     refused = {name: reason for name, reason in reasons.items() if reason is not None}
     names = [name for name in sweep.algorithms if name not in refused]
     rows: list[Row] = []
@@ -159,7 +163,8 @@ def benchmark(sweep: Sweep, comm: Any = None) -> Result:
         problem = AllreduceProblem(elements, sweep.dtype, sweep.op, private.ranks, sweep.pattern, sweep.seed)
         rows += _Contest(private, problem, names).run(sweep.warmup, sweep.iterations)
     processes = private.comm.allgather(Process(private.rank, os.getpid(), node_name()))
-    return Result(sweep, tuple(processes), library(), thread_level(), tuple(rows), refused)
+    latency = engine(private).line_latency_seconds
+    return Result(sweep, tuple(processes), library(), thread_level(), tuple(rows), refused, latency)
 
 
 class _Contest:
@@ -168,7 +173,10 @@ class _Contest:
     def __init__(self, private: Channel, problem: AllreduceProblem, names: list[str]) -> None:
         self.private, self.problem, self.names = private, problem, names
         self.pristine = problem.contribution(private.rank)
-        self.x, self.out, self.poison = np.empty_like(self.pristine), problem.output(), problem.output()
+        self.own, self.poison = (np.empty_like(self.pristine), problem.output()), problem.output()
+        if WINDOW in names:
+            shape, comm = self.pristine.shape, private.parent
+            self.shared = tuple(allreduce_buffer(shape, self.pristine.dtype, comm) for _ in range(2))
         self.verified: dict[str, np.ndarray] = {}  # a contestant's first result, as bytes
 
     def run(self, warmup: int, iterations: int) -> list[Row]:
@@ -187,11 +195,12 @@ class _Contest:
 
     def call(self, name: str, in_place: bool) -> tuple[float, np.ndarray]:
         """One timed call on fresh data: this rank's seconds, and the result."""
-        self.x[:], self.out[:] = self.pristine, self.poison
-        target = self.x if in_place else self.out
+        x, out = self.shared if name == WINDOW else self.own
+        x[:], out[:] = self.pristine, self.poison
+        target, algorithm = x if in_place else out, _algorithm(name)
         self.private.synchronise()
         start = time.perf_counter()
-        allreduce(self.x, self.private.parent, self.problem.op, name, out=target, checked=False)
+        allreduce(x, self.private.parent, self.problem.op, algorithm, out=target, checked=False)
         return time.perf_counter() - start, target
 
     def count_wrong(self, name: str, result: np.ndarray) -> int:
@@ -223,10 +232,15 @@ class _Contest:
 
     def row(self, name: str, out_of_place: Timing, in_place: Timing) -> Row:
         problem, ranks = self.problem, self.private.ranks
-        request = Request(problem.elements, problem.dtype, problem.op, name, "fast")
+        request = Request(problem.elements, problem.dtype, problem.op, _algorithm(name), "fast")
         playing = chosen(request, ranks, engine(self.private).one_node)
         played = "mpi" if playing is None else playing.name
         return Row(name, played, problem.message_bytes, problem.elements, ranks, out_of_place, in_place)
+
+
+def _algorithm(contestant: str) -> str:
+    """What `allreduce` is asked for."""
+    return "auto" if contestant == WINDOW else contestant
 
 
 def _differing(a: np.ndarray, b: np.ndarray, itemsize: int) -> int:

@@ -30,6 +30,8 @@ def _lines(result: Result) -> Iterator[str]:
         f"seed {sweep.seed}, rewritten before each call"
     )
     yield "# time: median of the slowest rank; slow: the rank that was slowest most often"
+    if result.line_latency_seconds:
+        yield f"# a cache line takes {result.line_latency_seconds * 1e9:.0f} ns between two ranks' cores"
     for process in result.processes:
         yield f"#  Rank {process.rank:2} Pid {process.pid:6} on {process.host:>10}"
     for name in dict.fromkeys(row.algorithm for row in result.rows):
@@ -42,7 +44,7 @@ def _table(name: str, result: Result) -> Iterator[str]:
     rows = [row for row in result.rows if row.algorithm == name]
     played = " then ".join(dict.fromkeys(row.played for row in rows))
     yield "#"
-    yield f"# algorithm: {name}" + (f" ({played})" if name == "auto" else "")
+    yield f"# algorithm: {name}" + (f" ({played})" if name != played else "")
     block, units = _header("time", "algbw", "busbw", "#wrong"), _header("(us)", "(GB/s)", "(GB/s)", "")
     yield f"# {'':10}  {'':12}  {'':8}  {'':6}  {'':6}  {'out-of-place':^33}{'in-place':^33}"
     yield f"# {'size':>10}  {'count':>12}  {'type':>8}  {'redop':>6}  {'root':>6}{block}{block}  {'slow':>5}"
@@ -99,6 +101,7 @@ def to_json(result: Result) -> dict[str, Any]:
             "thread_level": result.thread_level,
             "pattern": result.sweep.pattern,
             "seed": result.sweep.seed,
+            "line_latency_seconds": result.line_latency_seconds,
         },
         "ranks": [{"rank": p.rank, "pid": p.pid, "hostname": p.host} for p in result.processes],
         "contestants": [_contestant(name, result) for name in dict.fromkeys(row.algorithm for row in result.rows)],

@@ -17,6 +17,7 @@ def result(ranks: int, wrong: int = 0) -> Result:
         thread_level="funneled",
         rows=(Row("auto", "ring", 1 << 20, 1 << 18, ranks, fast, slow),),
         refused={"mpi": "of a reason"},
+        line_latency_seconds=61.6e-9,
     )
 
 
@@ -24,6 +25,7 @@ GOLDEN = """\
 # all-reduce, 2 ranks, MPICH Version: 5.0.2, thread level funneled
 # warmup iters: 1 iters: 3 validation: 1 data: uniform, seed 1, rewritten before each call
 # time: median of the slowest rank; slow: the rank that was slowest most often
+# a cache line takes 62 ns between two ranks' cores
 #  Rank  0 Pid    100 on      node0
 #  Rank  1 Pid    101 on      node1
 #
@@ -85,7 +87,7 @@ def test_sizes_are_powers_of_the_factor_up_to_the_maximum():
         ({"iterations": 0}, "iterations is 0"),
         ({"dtype": "complex64"}, "dtype is 'complex64'"),
         ({"op": "xor"}, "op is 'xor'"),
-        ({"algorithms": ("ring", "pigeon")}, "algorithm is 'pigeon'; it must be one of auto, .*ring, mpi"),
+        ({"algorithms": ("ring", "pigeon")}, "algorithm is 'pigeon'; it must be one of auto, .*ring.*, mpi"),
     ],
 )
 def test_a_sweep_that_cannot_be_measured_is_refused(values, sentence):

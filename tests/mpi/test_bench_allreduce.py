@@ -10,7 +10,7 @@ from pyhpc.bench.allreduce import Sweep, benchmark
 from pyhpc.bench.allreduce_table import render, to_json
 from pyhpc.errors import InvalidArgument
 
-SWEEP = Sweep(sizes=(0, 4, 3000), algorithms=("auto", "ring", "mpi"), warmup=1, iterations=3)
+SWEEP = Sweep(sizes=(0, 4, 3000), algorithms=("auto", "ring", "window", "mpi"), warmup=1, iterations=3)
 
 
 def test_the_benchmark_times_and_verifies_every_contestant_at_every_size(world):
