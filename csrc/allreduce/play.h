@@ -133,9 +133,11 @@ inline void Play::play(const Round& round, int64_t strip) {
       continue;
     }
     engine.idle([&] {
-      const Move* move = &*std::find_if(moves.begin(), moves.end(), [](const Move& m) { return !m.finished; });
-      for (const Move& other : moves)  // rather one that waits for its peer than one that waits for this rank
-        if (!other.finished && other.action->kind != Action::send) move = &other;
+      const auto unfinished = [](const Move& m) { return !m.finished; };
+      const auto receives = [](const Move& m) { return !m.finished && m.action->kind != Action::send; };
+      // Rather one that waits for its peer than one that waits for this rank; later ones may wait for an earlier one.
+      auto move = std::find_if(moves.begin(), moves.end(), receives);
+      if (move == moves.end()) move = std::find_if(moves.begin(), moves.end(), unfinished);
       return std::pair<int, std::string>(
           move->action->peer, move->action->kind == Action::send ? "to take a message" : "to send a message");
     });
