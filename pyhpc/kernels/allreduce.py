@@ -80,8 +80,9 @@ def allreduce(
     Raises:
         InvalidArgument: an argument that cannot be taken, or ranks that disagree; with `checked`, on every rank.
         CommunicationError: another rank has ended, was interrupted, or did not answer within the time limit of
-            PYHPC_ALLREDUCE_TIMEOUT seconds (environment, default 300). The sentence names it. `out` holds no result
-            then, and later calls on this communicator raise the same: go on with a new one.
+            PYHPC_ALLREDUCE_TIMEOUT seconds (environment, default 300). The sentence names the rank that was waited for,
+            which may itself have waited for a third. `out` holds no result then, and later calls on this communicator
+            raise the same: go on with a new one.
         Unsupported: no MPI here, or an array in GPU memory whose library offers no copy.
 
     Source of the algorithms: each schedule's file; of the invariant order: invariant.py.
