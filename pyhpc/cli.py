@@ -202,7 +202,7 @@ def schedule(**options: Any) -> None:
 @click.command(name="allreduce")
 @click.option("-b", "--minbytes", type=_Bytes(), default="8", show_default=True, help="Smallest size.")
 @click.option("-e", "--maxbytes", type=_Bytes(), default="16M", show_default=True, help="Largest size.")
-@click.option("-f", "--stepfactor", type=int, default=8, show_default=True, help="Factor between sizes.")
+@click.option("-f", "--stepfactor", type=int, default=16, show_default=True, help="Factor between sizes.")
 @click.option("-n", "--iters", "iterations", type=int, default=10, show_default=True, help="Timed iterations.")
 @click.option("-w", "--warmup_iters", "warmup", type=int, default=5, show_default=True, help="Untimed iterations.")
 @click.option("-d", "--datatype", "dtype", default="float32", show_default=True, help="Element type.")

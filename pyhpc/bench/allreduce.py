@@ -74,9 +74,10 @@ class Sweep:
         """
         fewer = max(1, size_bytes // (1 << 20))
         timed, untimed = self.iterations // fewer, self.warmup // fewer
+        least = 2
         if cache == "cold":
-            timed, untimed = timed // 3, 0
-        return range(-min(self.warmup, max(2, untimed)), max(min(3, self.iterations), timed))
+            timed, untimed, least = timed // 3, 0, 1
+        return range(-min(self.warmup, max(least, untimed)), max(min(3, self.iterations), timed))
 
 
 @dataclass(frozen=True)

@@ -184,9 +184,9 @@ def _table(cache: str, every: Sequence[Cell]) -> Iterator[str]:
     names, units = headings()
     yield "#"
     yield f"# caches {cache}"
-    yield f"# {'':61}  {'out-of-place':^41}{'in-place':^41}"
-    yield f"# {'size':>10}  {'MPI':15} {'threads':8} {'algorithm':25}{names}{names}  {'x mpi':>6}  {'line':>5}"
-    yield f"# {'(B)':>10}  {'':15} {'':8} {'':25}{units}{units}  {'':>6}  {'(ns)':>5}"
+    yield f"# {'':65}  {'out-of-place':^41}{'in-place':^41}"
+    yield f"# {'size':>10}  {'MPI':15} {'threads':8} {'algorithm':27}{names}{names}  {'x mpi':>6}  {'line':>5}"
+    yield f"# {'(B)':>10}  {'':15} {'':8} {'':27}{units}{units}  {'':>6}  {'(ns)':>5}"
     for cell in every:
         rivals = [other for other in every if other.size_bytes == cell.size_bytes and other.contestant == "mpi"]
         best = min((rival.seconds("out_of_place") for rival in rivals), default=None)
@@ -194,5 +194,5 @@ def _table(cache: str, every: Sequence[Cell]) -> Iterator[str]:
         blocks = "".join(map(cell.block, _PLACEMENTS))
         line = f"{1e9 * statistics.median(cell.line_latencies_seconds):.0f}"
         name = cell.contestant if cell.contestant == cell.played else f"{cell.contestant} ({cell.played})"
-        place = f"{cell.size_bytes:12}  {cell.mpi:15} {cell.thread_level:8} {name:25.25}"
+        place = f"{cell.size_bytes:12}  {cell.mpi:15} {cell.thread_level:8} {name:27}"
         yield f"{place}{blocks}  {ratio:>6}  {line:>5}"

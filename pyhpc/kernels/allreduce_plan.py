@@ -12,14 +12,13 @@ import numpy as np
 from pyhpc.comm import Channel, mpi
 from pyhpc.errors import InvalidArgument, PyhpcError
 from pyhpc.kernels import invariant
-from pyhpc.kernels.allreduce_problem import OPS
+from pyhpc.kernels.allreduce_problem import OPS, ORDERS
 from pyhpc.kernels.allreduce_variants import algorithm_refusal
 from pyhpc.kernels.data import DTYPES, UNIT_ROUNDOFF
 from pyhpc.kernels.schedules.engine import Engine
 from pyhpc.kernels.schedules.schedule import Algorithm, algorithms, cheapest
 
-ORDERS = ("fast", "repeatable", "invariant")
-_MPI_BLOCK = 1 << 30  # elements of one MPI_Allreduce: its count is a 32-bit integer before MPI 4
+MPI_BLOCK = 1 << 30  # elements of one MPI_Allreduce: its count is a 32-bit integer before MPI 4
 _KEPT = 64  # plans of a communicator
 
 Run = Callable[[np.ndarray, np.ndarray], Any]  # run(x, out), as in allreduce_arguments.Arrays
@@ -144,8 +143,8 @@ def chosen(request: Request, ranks: int, one_node: bool) -> Algorithm | None:
 def _library(private: Channel, op: str, x: np.ndarray, out: np.ndarray) -> None:
     """MPI_Allreduce, in blocks whose count fits MPI 3."""
     operation = getattr(mpi(), op.upper())
-    for low in range(0, x.size, _MPI_BLOCK):
-        part = slice(low, low + _MPI_BLOCK)
+    for low in range(0, x.size, MPI_BLOCK):
+        part = slice(low, low + MPI_BLOCK)
         private.comm.Allreduce(mpi().IN_PLACE if out is x else x[part], out[part], operation)
 
 
