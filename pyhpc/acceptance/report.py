@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from pyhpc.acceptance import records
+from pyhpc.acceptance.collectives import Collective, collectives
 from pyhpc.acceptance.judge import Verdict
 from pyhpc.acceptance.plan import Plan, read_plan
 from pyhpc.errors import RunError
@@ -49,6 +50,7 @@ class Report(Record):
     plan: Plan
     measurements: tuple[Measurement, ...]
     verdicts: tuple[Verdict, ...]
+    collectives: tuple[Collective, ...] = ()
     command: str  # how to reproduce
     run_folder: str
     started: float
@@ -99,6 +101,7 @@ def make_report(
         plan=plan,
         measurements=tuple(measurements),
         verdicts=tuple(verdicts),
+        collectives=collectives(plan, measurements),
         command=command,
         run_folder=str(folder),
         started=plan.created,

@@ -25,6 +25,8 @@ from pyhpc.kernels.kernel import Arrays, Check, Problem
 from pyhpc.kernels.verification import Tally, refuse_shape
 
 OPS: dict[str, np.ufunc] = {"sum": np.add, "prod": np.multiply, "min": np.minimum, "max": np.maximum}
+ORDERS = ("fast", "repeatable", "invariant")  # what the bits depend on; see allreduce.allreduce
+BUFFERS = ("ordinary", "window")  # window: arrays of allreduce_buffer, which the ranks of a node read in place
 PATTERNS = ("uniform", "integers", "zeros")
 BLOCK = 65536  # elements drawn from one stream
 WHOLE_UP_TO = 1 << 22  # contributions' elements that every rank verifies wholly instead of sharing
@@ -59,6 +61,8 @@ class AllreduceProblem(Problem):
     ranks: int = 2
     pattern: str = "uniform"
     seed: int = 1
+    order: str = "fast"
+    buffer: str = "ordinary"
     kernel: ClassVar[str] = "allreduce"
 
     def __post_init__(self) -> None:
@@ -67,11 +71,15 @@ class AllreduceProblem(Problem):
         require_choice("dtype", self.dtype, tuple(DTYPES))
         require_choice("op", self.op, tuple(OPS))
         require_choice("pattern", self.pattern, PATTERNS)
+        require_choice("order", self.order, ORDERS)
+        require_choice("buffer", self.buffer, BUFFERS)
 
     @property
     def label(self) -> str:
-        """ "float32 sum 1024 on 2 ranks"."""
-        return f"{self.dtype} {self.op} {self.elements} on {self.ranks} rank{'s' if self.ranks > 1 else ''}"
+        """ "float32 sum 1024 on 2 ranks", and the order and buffer that are not the usual ones."""
+        unusual = [word for word in (self.order, self.buffer) if word not in (ORDERS[0], BUFFERS[0])]
+        ranks = f"{self.ranks} rank{'s' if self.ranks > 1 else ''}"
+        return " ".join([f"{self.dtype} {self.op} {self.elements} on {ranks}", *unusual])
 
     @property
     def message_bytes(self) -> int:

@@ -37,6 +37,8 @@ def _across_ranks(name: str) -> Variant:
     """An algorithm: one contribution a rank, in an MPI world of the problem's ranks."""
 
     def reject(problem: AllreduceProblem) -> str | None:
+        if problem.buffer != "ordinary":
+            return "arrays in the window are measured by `pyhpc accept` and `pyhpc bench allreduce`"
         if problem.ranks == 1:
             return "one rank has nothing to exchange"
         started = launch()
@@ -55,7 +57,7 @@ def _across_ranks(name: str) -> Variant:
         from pyhpc.kernels.allreduce import allreduce
 
         x = arrays["contribution"] if "contribution" in arrays else arrays["contributions"][channel().rank]
-        allreduce(x, op=problem.op, algorithm=name, out=out, checked=False)
+        allreduce(x, op=problem.op, algorithm=name, order=problem.order, out=out, checked=False)
 
     return Variant(name, "cpu", reject, run, prepare=prepare)
 

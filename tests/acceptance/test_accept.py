@@ -48,7 +48,10 @@ name = "allreduce"
 workload = "allreduce"
 ranks_per_node = 2
 threads = 1
-cases = [{elements = [1, 3, 1000], variant = ["ring", "recursive_doubling"]}]
+cases = [
+  {elements = [1, 3, 1000], variant = ["ring", "recursive_doubling"]},
+  {elements = 1000, order = ["repeatable", "invariant"], buffer = ["ordinary", "window"], algorithm = "swing"},
+]
 sampling = {min_samples = 8, max_samples = 8, budget_seconds = 0.3, attempts = 1}
 """
 
@@ -150,9 +153,14 @@ def test_ranks_measure_an_all_reduce_together(tmp_path):
     done = accept(tmp_path, suite=SUITE + ALLREDUCE)
     assert done.returncode == 0, done.stdout + done.stderr
     measured = [m for m in records.read(tmp_path / "run" / records.RECORDS)[0] if m.step == "allreduce"]
-    assert {(m.problem["elements"], m.variant) for m in measured} == {
+    assert {(m.problem["elements"], m.variant) for m in measured if m.problem["order"] == "fast"} == {
         (elements, name) for elements in (1, 3, 1000) for name in ("ring", "recursive_doubling")
     }
+    others = [m for m in measured if m.problem["order"] != "fast"]
+    assert {(m.variant, m.problem["order"], m.problem["buffer"]) for m in others} == {
+        ("swing", order, buffer) for order in ("repeatable", "invariant") for buffer in ("ordinary", "window")
+    }
+    assert all(m.conditions.line_latency_seconds[0] > 0 for m in measured)
     assert all(m.ranks == 2 and set(m.seconds) == {0, 1} for m in measured)
 
 

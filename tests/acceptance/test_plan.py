@@ -110,6 +110,35 @@ def test_a_collective_is_one_subject_and_refuses_a_single_rank(plan_of):
     assert together.cases[0].message_bytes == 8
 
 
+def test_an_all_reduce_takes_an_order_a_buffer_and_an_algorithm(plan_of):
+    text = HEAD.replace('"kernel"', '"allreduce"\nranks_per_node = "cores"')
+    (step,) = plan_of(
+        text
+        + 'cases = [{elements = 2, order = ["fast", "invariant"], buffer = "window", algorithm = ["ring", "mpi"]}]\n'
+    ).steps
+    assert [(c.variant, c.problem["order"], c.problem["buffer"]) for c in step.cases] == [
+        (name, order, "window") for order in ("fast", "invariant") for name in ("ring", "mpi")
+    ]
+    assert step.cases[2].name == "float32 sum 2 on 2 ranks invariant window ring"
+
+
+@pytest.mark.parametrize(
+    ("case", "sentence"),
+    [
+        ('order = "quick"', "order is 'quick'; it must be one of fast, repeatable, invariant"),
+        ('buffer = "gpu"', "buffer is 'gpu'; it must be one of ordinary, window"),
+        ('algorithm = "pigeon"', "there is no all-reduce algorithm 'pigeon'"),
+        ('algorithm = "ring", variant = "mpi"', "algorithm = 'ring' and variant = 'mpi' say the same"),
+        ('order = "invariant", op = "prod"', "a product of float32 has no invariant order"),
+        ('order = "repeatable", algorithm = "mpi"', "an MPI library promises no repeatable order"),
+    ],
+)
+def test_an_all_reduce_that_cannot_be_is_an_error_with_its_line(plan_of, case, sentence):
+    text = HEAD.replace('"kernel"', '"allreduce"\nranks_per_node = "cores"') + f"cases = [{{elements = 2, {case}}}]\n"
+    with pytest.raises(ConfigError, match=rf"suite.toml:\d+: .*{sentence}"):
+        plan_of(text)
+
+
 def test_a_limit_raises_the_sample_count_to_what_its_statistic_needs(plan_of):
     (step,) = plan_of(HEAD + MATMUL + LIMIT + 'statistic = "p05"\n').steps
     assert step.sampling.min_samples == 72

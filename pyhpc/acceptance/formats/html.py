@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from pyhpc.acceptance.collectives import HEADINGS
 from pyhpc.acceptance.formats.format import Format
 from pyhpc.acceptance.judge import Verdict
 from pyhpc.acceptance.report import Report
@@ -123,6 +124,7 @@ def render(report: Report) -> str:
         conditions=_conditions(report),
         steps=steps,
         roofline=Markup(plots.roofline(report)),
+        headings=HEADINGS,
         curves=Markup(plots.allreduce_curves(report)),
     )
 

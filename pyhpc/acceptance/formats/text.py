@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyhpc.acceptance.collectives import HEADINGS
 from pyhpc.acceptance.config import METRIC_UNITS
 from pyhpc.acceptance.formats.format import Format
 from pyhpc.acceptance.judge import Verdict
@@ -51,10 +52,19 @@ _HEADER = ("outcome", "case", "host:rank", "what", "value [interval]", "limit", 
 def _table(verdicts: list[Verdict]) -> list[str]:
     """Aligned columns: every limit, and every case that is not complete and right."""
     shown = [verdict for verdict in verdicts if verdict.limit or verdict.outcome != "pass"]
-    rows = [_HEADER, *(_row(verdict) for verdict in shown[: 10 * _MANY])]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return lines + _more(len(shown), 10 * _MANY)
+    return _aligned([_HEADER, *(_row(verdict) for verdict in shown[: 10 * _MANY])]) + _more(len(shown), 10 * _MANY)
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _collectives(report: Report) -> list[str]:
+    """Each all-reduce: bandwidths, share of the memory-traffic bound, how far its cores are from each other."""
+    rows = [row.cells for row in report.collectives[: 2 * _MANY]]
+    more = _more(len(report.collectives), 2 * _MANY)
+    return ["", "All-reduce (median; bound: a copy by all ranks):", *_aligned([HEADINGS, *rows]), *more] if rows else []
 
 
 def _more(count: int, shown: int) -> list[str]:
@@ -103,6 +113,7 @@ def render(report: Report) -> str:
         *_sentences("Not required:", optional),
         *_sentences("Notes:", list(report.notes)),
         *_rates(report),
+        *_collectives(report),
         "",
         *_table(list(report.verdicts)),
         "",

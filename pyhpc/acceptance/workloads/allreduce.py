@@ -103,15 +103,23 @@ class _Vectors:
     @classmethod
     def of(cls, case: Case, comm: Any, rank: int) -> _Vectors:
         from pyhpc.kernels.allreduce import KERNEL
+        from pyhpc.kernels.allreduce_persistent import allreduce_buffer
 
         problem: Any = KERNEL.problem(case.problem)
-        original = problem.contribution(rank)
-        return cls(problem, case.variant, comm, original, original.copy(), problem.output(), problem.output())
+        original, poison = problem.contribution(rank), problem.output()
+        if problem.buffer == "window":
+            x, out = (allreduce_buffer(poison.shape, poison.dtype, comm) for _ in range(2))
+        else:
+            x, out = np.empty_like(original), np.empty_like(poison)
+        vectors = cls(problem, case.variant, comm, original, x, out, poison)
+        vectors.prepare()
+        return vectors
 
     def call(self, checked: bool = False) -> None:
         from pyhpc.kernels.allreduce import allreduce
 
-        allreduce(self.x, self.comm, self.problem.op, self.algorithm, out=self.out, checked=checked)
+        op, order = self.problem.op, self.problem.order
+        allreduce(self.x, self.comm, op, self.algorithm, order, out=self.out, checked=checked)
 
     def prepare(self) -> None:
         np.copyto(self.x, self.original)
@@ -121,10 +129,12 @@ class _Vectors:
 def measure(case: Case, context: Context) -> Measurement | None:
     """Measure one case on all ranks of the step; the record is rank 0's."""
     from pyhpc.comm import channel, mpi
+    from pyhpc.kernels.allreduce_plan import engine
 
     started = time.time()
     context.phase("verifying")  # from here on the ranks wait for each other
-    comm, vectors = channel(context.comm).comm, _Vectors.of(case, context.comm, context.rank)
+    private = channel(context.comm)
+    comm, vectors = private.comm, _Vectors.of(case, context.comm, context.rank)
     problem, out = vectors.problem, vectors.out
     vectors.call(checked=True)
     for _ in range(_SETTLING_CALLS.get(case.variant, 0)):
@@ -160,6 +170,9 @@ def measure(case: Case, context: Context) -> Measurement | None:
     if context.rank != 0:
         return None
     seconds = [entry[0] for entry in gathered]
+    conditions = probe.stop(pattern=problem.pattern, seed=problem.seed, cache=rules.cache)
+    if (latency := engine(private).line_latency_seconds) > 0:
+        conditions = conditions.model_copy(update={"line_latency_seconds": (latency,)})
     worst_rank = max(range(len(seconds)), key=lambda number: sum(seconds[number]))
     return context.measurement(
         case,
@@ -167,7 +180,7 @@ def measure(case: Case, context: Context) -> Measurement | None:
         seconds=dict(enumerate(seconds)),
         metrics=_metrics(problem, seconds),
         verification=_merge([entry[2] for entry in gathered], [entry[1] for entry in gathered]),
-        conditions=probe.stop(pattern=problem.pattern, seed=problem.seed, cache=rules.cache),
+        conditions=conditions,
         finished=time.time(),
         **fields,
     )
@@ -176,18 +189,34 @@ def measure(case: Case, context: Context) -> Measurement | None:
 def decide(parameters: dict[str, Any], variant: str, ranks: int) -> tuple[dict[str, Any], str, str | None]:
     """What the planner asks: the problem's parameters, the variant, and why it cannot run here.
 
+    The algorithm is the variant; a suite may call it `algorithm`.
+
     Raises:
-        ConfigError: an unknown algorithm, or a rank count that is not the step's.
+        ConfigError: an unknown algorithm, an order that it does not have, or a rank count that is not the step's.
     """
     from pyhpc import comm
+    from pyhpc.kernels import invariant
     from pyhpc.kernels.schedules.schedule import algorithms
 
     known = (AUTO, *algorithms(), "mpi")
+    if "algorithm" in parameters:
+        if variant != "best":
+            raise ConfigError(
+                f"algorithm = {parameters['algorithm']!r} and variant = {variant!r} say the same: one is enough"
+            )
+        variant = parameters["algorithm"]
+        parameters = {name: value for name, value in parameters.items() if name != "algorithm"}
     chosen = AUTO if variant == "best" else variant
     if chosen not in known:
         raise ConfigError(f"there is no all-reduce algorithm {variant!r}; there are {', '.join(known)}")
     if parameters.get("ranks", ranks) != ranks:
         raise ConfigError(f"ranks = {parameters['ranks']} does not fit: the step has {ranks}; leave it out")
+    order = parameters.get("order")
+    refusal = invariant.refusal(*(parameters.get(k, d) for k, d in (("dtype", "float32"), ("op", "sum"))))
+    if order == "invariant" and refusal is not None:
+        raise ConfigError(refusal)
+    if order == "repeatable" and chosen == "mpi":
+        raise ConfigError("an MPI library promises no repeatable order; leave the algorithm out")
     return {**parameters, "ranks": ranks}, chosen, comm.installation_absence()
 
 
