@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pyhpc.measure.measurement import Measurement
 
 _POLL_SECONDS = 0.2
 _INCOMPLETE = 3
+_FORWARDING_SECONDS = 0.5  # mpiexec forwards only what it has read when the abort reaches it
 
 
 def _members(world: Any, ranks: int) -> Any:
@@ -77,9 +79,11 @@ def _watch(job: Job, world: Any, done: threading.Event, progress: Callable[[int,
     failed = error_records(job, how, "", kept)
     for measurement in kept + failed:
         records.append(folder.parents[1] / records.RECORDS, measurement)
-    for sentence in {measurement.error for measurement in failed}:
-        print(f"pyhpc: {sentence}", file=sys.stderr)
-    print(f"pyhpc: INCOMPLETE; go on with: pyhpc accept --resume {folder.parents[1]}", file=sys.stderr, flush=True)
+    said = sorted({str(measurement.error) for measurement in failed})
+    said.append(f"INCOMPLETE; go on with: pyhpc accept --resume {folder.parents[1]}")
+    sys.stderr.write("".join(f"pyhpc: {sentence}\n" for sentence in said))
+    sys.stderr.flush()
+    time.sleep(_FORWARDING_SECONDS)
     world.Abort(_INCOMPLETE)
 
 
