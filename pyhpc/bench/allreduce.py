@@ -1,10 +1,11 @@
 """`pyhpc bench allreduce`, what is asked for and what comes out. It times all-reduce algorithms and MPI_Allreduce,
 alternately in one run, by nccl-tests' conventions.
 
-One call is timed from a dissemination barrier to its return, on every rank; the slowest rank's time counts. Before each
-call, outside the timed part, the input is rewritten and the output poisoned: a buffer that stays in cache or a result
-that was never written would flatter. Each contestant's first result is verified against the reference (every rank its
-share of the elements, all ranks' digests being equal) and every later one must equal it bit for bit.
+A turn is timed from a dissemination barrier to its end, on every rank; the slowest rank's time counts. It is one call,
+or of vectors below 256 KiB several, each on arrays of its own. Before it, outside the timed part, all inputs are
+rewritten and all outputs poisoned: a buffer that stays in cache or a result that was never written would flatter. Each
+contestant's first result is verified against the reference (every rank its share of the elements, all ranks' digests
+being equal) and every later one must equal it bit for bit.
 
 Caches are "warm" where the input was just written, as by a program that computed it, and "cold" where the caches of the
 ranks' cores were emptied after that. The contest at one size is allreduce_contest.py's, table and JSON are

@@ -28,6 +28,8 @@ from pyhpc.kernels.data import DTYPES
 from pyhpc.measure.cache import evict_caches
 from pyhpc.native import cpu
 
+_Call = Callable[[np.ndarray, np.ndarray], object]  # call(source, target)
+_MOST_CALLS, _TURN_BYTES = 16, 1 << 18
 _COPIES = ("copy", "streaming copy", "call")
 
 
@@ -60,10 +62,19 @@ class Contest:
     def __init__(self, private: Channel, problem: AllreduceProblem, names: list[str]) -> None:
         self.private, self.problem, self.names = private, problem, names
         self.pristine = problem.contribution(private.rank)
-        self.own, self.poison = (np.empty_like(self.pristine), problem.output()), problem.output()
+        self.poison = problem.output()
+        # Calls of a turn, each on arrays of its own that begin a cache line; short ones are many, against the clock's
+        # and the barrier's share, and all fit into a second-level cache.
+        calls = max(1, min(_MOST_CALLS, _TURN_BYTES // max(1, self.pristine.nbytes)))
+        line = 64 // self.pristine.itemsize
+        shape, dtype = (calls, -(-problem.elements // line) * line), self.pristine.dtype
+
+        def rows(array: np.ndarray) -> list[np.ndarray]:
+            return [row[: problem.elements] for row in array]
+
+        self.own = tuple(rows(np.empty(shape, dtype)) for _ in range(2))
         if WINDOW in names:
-            shape, comm = self.pristine.shape, private.parent
-            self.shared = tuple(allreduce_buffer(shape, self.pristine.dtype, comm) for _ in range(2))
+            self.shared = tuple(rows(allreduce_buffer(shape, dtype, private.parent)) for _ in range(2))
         self.evicts = self.first_of_its_cores()
         self.verified: dict[str, np.ndarray] = {}  # a contestant's first result, as bytes
 
@@ -75,8 +86,8 @@ class Contest:
         wrong = dict.fromkeys(turns, 0)
         for iteration in iterations:
             for name, in_place in random.Random(iteration).sample(turns, len(turns)):
-                elapsed, result = self.take_turn(name, in_place, cache)
-                if name not in _COPIES:
+                elapsed, results = self.take_turn(name, in_place, cache)
+                for result in results if name not in _COPIES else ():
                     wrong[name, in_place] += self.count_wrong(name, result)
                 if iteration >= 0:
                     seconds[name, in_place].append(elapsed)
@@ -84,39 +95,43 @@ class Contest:
         bound = self.bound(*(timings[name, False].median for name in _COPIES))
         return [self.row(name, cache, bound, timings[name, False], timings[name, True]) for name in self.names]
 
-    def take_turn(self, name: str, in_place: bool, cache: str) -> tuple[float, np.ndarray]:
-        """One timed call on fresh data: this rank's seconds, and the result."""
-        x, out = self.shared if name == WINDOW else self.own
-        x[:], out[:] = self.pristine, self.poison
-        target = x if in_place else out
-        call = self.copying(name) if name in _COPIES else self.reducing(name, target)
+    def take_turn(self, name: str, in_place: bool, cache: str) -> tuple[float, list[np.ndarray]]:
+        """Timed calls on fresh data: this rank's seconds of one, and the results."""
+        sources, results = self.shared if name == WINDOW else self.own
+        targets = sources if in_place else results
+        for source, result in zip(sources, results, strict=True):
+            source[:], result[:] = self.pristine, self.poison
+        call = self.copying(name) if name in _COPIES else self.reducing(name)
+        pairs = list(zip(sources, targets, strict=True))
         if cache == "cold":
             self.private.synchronise()
             evict_caches() if self.evicts else None
         self.private.synchronise()
         start = time.perf_counter()
-        call()
-        return time.perf_counter() - start, target
+        for source, target in pairs:
+            call(source, target)
+        return (time.perf_counter() - start) / len(pairs), targets
 
-    def reducing(self, name: str, target: np.ndarray) -> Callable[[], object]:
+    def reducing(self, name: str) -> _Call:
         """The call of a contestant."""
-        x, comm = (self.shared if name == WINDOW else self.own)[0], self.private.parent
-        op, algorithm = self.problem.op, algorithm_of(name)
-        if name == "mpi" and x.size < MPI_BLOCK:
+        comm, op, algorithm = self.private.parent, self.problem.op, algorithm_of(name)
+        if name == "mpi" and self.problem.elements < MPI_BLOCK:
             # As a program calls it: what pyhpc.allreduce does around it is not the library's time.
-            library, source = self.private.comm, mpi().IN_PLACE if target is x else x
-            operation = getattr(mpi(), op.upper())
-            return lambda: library.Allreduce(source, target, operation)
-        return lambda: allreduce(x, comm, op, algorithm, out=target, checked=False)
+            library, operation, here = self.private.comm, getattr(mpi(), op.upper()), mpi().IN_PLACE
+            return lambda source, target: library.Allreduce(here if target is source else source, target, operation)
+        return lambda source, target: allreduce(source, comm, op, algorithm, out=target, checked=False)
 
-    def copying(self, name: str) -> Callable[[], object]:
+    def copying(self, name: str) -> _Call:
         """A call that copies the words of this rank's vector, or one word."""
-        x, out = (array.view(np.uint8) for array in self.own)
-        words = 1 if name == "call" else x.size // 8
-        if x.size < 8:
-            return lambda: None
-        source, target = (array[: 8 * words].view(np.float64) for array in (x, out))
-        return lambda: cpu().memory.run("copy", source, None, target, 1, name == "streaming copy", 1)
+        size = 8 if name == "call" else self.pristine.nbytes // 8 * 8
+        if self.pristine.nbytes < 8:
+            return lambda source, target: None
+
+        def copy(source: np.ndarray, target: np.ndarray) -> None:
+            words = (array.view(np.uint8)[:size].view(np.float64) for array in (source, target))
+            cpu().memory.run("copy", next(words), None, next(words), 1, name == "streaming copy", 1)
+
+        return copy
 
     def bound(self, copy: float, streaming_copy: float, call: float) -> float:
         """Seconds that no all-reduce can beat."""
