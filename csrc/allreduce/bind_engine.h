@@ -96,7 +96,7 @@ inline void play(PlanObject& self, PyObject* x, PyObject* out) {
   char* to = memory_of(out, self, "out", true);
   const Plan& plan = *self.plan;
   require(from == to || from + plan.bytes <= to || to + plan.bytes <= from, "x and out overlap in part");
-  engine.refuse_after_failure();
+  engine.refuse_after_failure(engine.calls + 1);
   const Busy busy(owner);
   try {
     if (plan.bytes > least_released_bytes) {
@@ -183,6 +183,10 @@ inline py::object make_plan(py::object owner, const std::vector<std::vector<PyAc
   require(choice.lines_bytes <= longest_in_lines && choice.network_bytes > 0 && choice.piece_bytes > 0 &&
               (!engine.segment || choice.piece_bytes <= engine.segment->layout.slot_bytes || choice.single_copy),
           "this choice does not fit the engine's rings and slots");
+  require(plan->program.covered_by(choice), [&] {
+    return "an action of this schedule is longer than its " + std::to_string(choice.strips) + " strips of " +
+           std::to_string(choice.step_bytes) + " bytes";
+  });
   plan->choice = choice, plan->operation = operation_of(op), plan->bytes = bytes, plan->signature = signature;
   plan->dtype = dtype_named(type);
   bool far = false;

@@ -1,9 +1,13 @@
 // What a rank needs to play schedules with the other ranks: links to those on its node, messages to the rest, the table
 // of allocated memory, patience, and the first error.
+//
+// A wait that lasts is told in the rank's record, so that whoever runs out of patience can follow who waits for whom to
+// the rank that waits for nobody: the one to name.
 #pragma once
 #include <sched.h>
 #include <stdint.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <string>
@@ -20,6 +24,7 @@ namespace pyhpc::allreduce {
 // Both directions between this rank and another one of its node.
 struct Link {
   int rank;         // of the other one, in the communicator
+  int member;       // and in the segment
   int64_t process;  // its number, or 0 where it cannot be seen
   RingWriter out;
   RingReader in;
@@ -27,6 +32,15 @@ struct Link {
   const char* in_slots;
   std::vector<uint64_t> slot_lines = {};  // the line that announced what a slot holds
   uint64_t staged = 0;                    // pieces ever
+};
+
+// The end of a chain of ranks, each of which waits for the next one.
+struct Culprit {
+  int rank;
+  int64_t process;    // 0 where it cannot be seen
+  bool ended;         // its process
+  std::string state;  // what it does instead of answering
+  std::string chain;  // ", which waits for rank 2, which ..."
 };
 
 // Memory that ranks of the node allocated together; a descriptor names it by its number.
@@ -87,19 +101,18 @@ class Engine {
   Engine(int rank, int ranks, const Variant& variant) : rank(rank), ranks(ranks), variant(variant), links(ranks) {}
   // After a failure MPI may still be writing into the scratch memory.
   ~Engine() {
-    if (failed_) scratch_.abandon();
+    if (failure_) scratch_.abandon();
   }
 
   // `members`: the ranks of this node, in the segment's order; `processes`: their numbers, 0 where not visible.
   void join(std::unique_ptr<Segment> shared, const std::vector<int>& members, const std::vector<int64_t>& processes) {
     segment = std::move(shared);
-    int own = 0;
-    while (members[own] != rank) ++own;
+    while (members[member] != rank) ++member;
     for (int i = 0; i < static_cast<int>(members.size()); ++i) {
-      if (i == own) continue;
-      links[members[i]] = std::make_unique<Link>(Link{members[i], processes[i], RingWriter(segment->ring(own, i)),
-                                                      RingReader(segment->ring(i, own)), segment->slots(own, i),
-                                                      segment->slots(i, own)});
+      if (i == member) continue;
+      links[members[i]] = std::make_unique<Link>(Link{members[i], i, processes[i], RingWriter(segment->ring(member, i)),
+                                                      RingReader(segment->ring(i, member)), segment->slots(member, i),
+                                                      segment->slots(i, member)});
       links[members[i]]->slot_lines.assign(segment->layout.slots, uint64_t{0} - 1 - ring_lines);
     }
   }
@@ -128,24 +141,48 @@ class Engine {
     sched_yield();
     if (polls_ - spin >= next_look_) look_around(waited);
   }
-  void moved() { polls_ = 0, next_look_ = 1; }
+  void moved() {
+    polls_ = 0, next_look_ = 1;
+    if (told_) told_ = false, suspect_ = -1, tell_waiting_for(-1);
+  }
+  void begin_call() {
+    ++calls;
+    if (segment) segment->record(member).call.store(calls, std::memory_order_relaxed);
+  }
 
-  // The first error, of this rank or of another one of its node, is the answer to every later call.
-  void refuse_after_failure() {
-    if (!failed_ && segment && segment->failure().set())
-      failed_ = true, record(segment->failure().kind(), segment->failure().sentence());
-    if (failed_) throw Error(failed_kind_, failed_sentence_);
+  // The first error, of this rank or of another one, is the answer to the call in which it happened and to every later
+  // one. An earlier call, in which this rank may still be, goes on: a rank that is further has done its part of it.
+  void refuse_after_failure(uint64_t call) {
+    if (!failed_in(call) && segment && segment->failed_call() && segment->failed_call() <= call)
+      failure_ = std::make_unique<Failure>(segment->failure());
+    if (failed_in(call)) throw Error(failure_->kind, failure_->sentence);
   }
   void fail(ErrorKind kind, const std::string& sentence) {
-    if (failed_) return;
-    failed_ = true, record(kind, sentence);
-    if (segment) segment->failure().publish(kind, sentence);
-    if (!network.warned())
-      for (int other = 0; other < ranks; ++other)
-        if (other != rank && !links[other]) network.warn(other, sentence);
+    if (failed_in(calls)) return;
+    failure_ = std::make_unique<Failure>(Failure{calls, kind, sentence});
+    if (segment) segment->publish(member, *failure_);
+    for (int other = 0; other < ranks; ++other)
+      if (other != rank && !links[other]) network.warn(other, *failure_);
+  }
+
+  // Whom to blame for a wait for rank `first`. A chain is followed within the node.
+  Culprit culprit(int first) {
+    std::vector<int> chain = {first};
+    while (links[chain.back()]) {
+      const RankRecord& next = segment->record(links[chain.back()]->member);
+      const int other = next.waits_for.load(std::memory_order_relaxed) - 1;
+      if (next.call.load(std::memory_order_relaxed) != calls || other < 0) break;
+      const bool circle = other == rank || std::find(chain.begin(), chain.end(), other) != chain.end();
+      chain.push_back(other);
+      if (circle) break;
+    }
+    Culprit found = state_of(chain.back());
+    for (size_t i = 1; i < chain.size(); ++i) found.chain += ", which waits for rank " + std::to_string(chain[i]);
+    return found;
   }
 
   const int rank, ranks;
+  int member = 0;  // this rank, in the segment
   const Variant& variant;
   std::vector<std::unique_ptr<Link>> links;  // by rank; none to ranks on other nodes and to itself
   std::unique_ptr<Segment> segment;          // none where a node has one rank
@@ -154,7 +191,7 @@ class Engine {
   int64_t spin = 1000;  // polls before the core is given away
   double timeout_seconds = 300;
   void (*attend)() = nullptr;  // called now and then during a long wait; may throw
-  uint32_t calls = 0;
+  uint64_t calls = 0;
   std::vector<Move> moves;  // working memory of a call
   std::vector<Lent> borrowed;
 
@@ -167,39 +204,70 @@ class Engine {
 #endif
   }
 
-  void record(ErrorKind kind, const std::string& sentence) { failed_kind_ = kind, failed_sentence_ = sentence; }
+  bool failed_in(uint64_t call) const { return failure_ && failure_->call <= call; }
+  void tell_waiting_for(int other) {
+    if (segment) segment->record(member).waits_for.store(other + 1, std::memory_order_relaxed);
+  }
+
+  Culprit state_of(int other) {
+    if (other == rank) return {rank, 0, false, "waits itself: a circle", ""};
+    const Link* link = links[other].get();
+    if (!link) return {other, 0, false, "is on another node, whose waits are not seen from here", ""};
+    const RankRecord& record = segment->record(link->member);
+    if (link->process && !alive(link->process)) return {other, link->process, true, "has ended", ""};
+    const uint64_t call = record.call.load(std::memory_order_relaxed);
+    const char* state = record.waits_for.load(std::memory_order_relaxed)
+                            ? "waits itself: a circle"
+                            : "called and waits for nobody: slow, or stopped";
+    return {other, link->process, false,
+            call < calls   ? "has not called"
+            : call > calls ? "is in a later call"
+                           : state,
+            ""};
+  }
 
   template <class Waited>
   void look_around(const Waited& waited) {
     const auto now = Clock::now();
-    if (next_look_ == 1) began_ = looked_ = now;
+    const bool first = next_look_ == 1;
     next_look_ = polls_ - spin + 64;
-    refuse_after_failure();
+    refuse_after_failure(calls);
     if (attend) attend();
-    if (now - looked_ < std::chrono::milliseconds(100)) return;
+    if (first) began_ = looked_ = now;
+    if (!first && now - looked_ < std::chrono::milliseconds(100)) return;
+    const std::pair<int, const char*> subject = waited();
+    told_ = true, tell_waiting_for(subject.first);
+    if (first) return;
     looked_ = now;
-    network.listen();
-    const std::pair<int, std::string> subject = waited();
-    const int64_t process = links[subject.first] ? links[subject.first]->process : 0;
-    const std::string who = "rank " + std::to_string(subject.first);
-    const std::string what = "rank " + std::to_string(rank) + " waited for " + who + " " + subject.second;
-    if (process && !alive(process))
-      throw Error(ErrorKind::communication,
-                  "all-reduce: " + who + " (process " + std::to_string(process) + ") has ended; " + what);
-    const double seconds = std::chrono::duration<double>(now - began_).count();
-    if (seconds > timeout_seconds)
-      throw Error(ErrorKind::communication,
-                  "all-reduce: no answer for " + std::to_string(static_cast<int64_t>(seconds)) + " s: " + what +
-                      (process ? "; its process " + std::to_string(process) + " is alive" : std::string()) +
-                      ". Did every rank call? PYHPC_ALLREDUCE_TIMEOUT is the limit in seconds");
+    if (auto warning = network.listen()) {
+      if (!failure_ || warning->call < failure_->call) failure_ = std::move(warning);
+      refuse_after_failure(calls);
+    }
+    give_up(subject.first, subject.second, std::chrono::duration<double>(now - began_).count());
+  }
+
+  // Throws where there is nothing to wait for, or the time is up.
+  void give_up(int other, const char* purpose, double seconds) {
+    const Culprit culprit = this->culprit(other);
+    const bool late = seconds > timeout_seconds;
+    // What a rank wrote just before it ended may have come since this one looked: it is suspected first.
+    const bool lost = culprit.ended && std::exchange(suspect_, culprit.rank) == culprit.rank;
+    if (!late && !lost) return;
+    const std::string process = culprit.process ? " (process " + std::to_string(culprit.process) + ")" : "";
+    throw Error(
+        ErrorKind::communication,
+        "all-reduce: " + (lost ? "" : "no answer for " + std::to_string(static_cast<int64_t>(seconds)) + " s: ") +
+            "rank " + std::to_string(culprit.rank) + process + " " + culprit.state + "; rank " + std::to_string(rank) +
+            " waits for rank " + std::to_string(other) + " " + purpose + culprit.chain +
+            (lost ? "" : ". PYHPC_ALLREDUCE_TIMEOUT is the limit in seconds"));
   }
 
   Buffer scratch_, accumulators_;
   int64_t polls_ = 0, next_look_ = 1;
   Clock::time_point began_, looked_;
-  bool failed_ = false;
-  ErrorKind failed_kind_ = ErrorKind::invalid;
-  std::string failed_sentence_;
+  bool told_ = false;  // that this rank waits
+  int suspect_ = -1;   // a rank that had ended at the last look
+  std::unique_ptr<Failure> failure_;
 };
 
 }  // namespace pyhpc::allreduce

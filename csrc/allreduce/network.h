@@ -11,9 +11,10 @@
 #include <string.h>
 
 #include <map>
+#include <memory>
 #include <string>
-#include <vector>
 
+#include "allreduce/segment.h"
 #include "core/error.h"
 
 namespace pyhpc::allreduce {
@@ -49,26 +50,27 @@ class Network {
     return done;
   }
 
-  // Tells a rank of another node of an error, once and for all; the text and its request live on.
-  void warn(int rank, const std::string& sentence) {
+  // Tells a rank of another node of the error that ends this engine's use; the text and its request live on.
+  void warn(int rank, const Failure& failure) {
     if (!present_) return;
-    if (warning_.empty()) warning_ = sentence;
+    if (warning_.empty())
+      warning_ = std::string(reinterpret_cast<const char*>(&failure.call), sizeof failure.call) + failure.sentence;
     uint64_t request = 0;  // never waited for: the receiver may be gone
     isend_(warning_.data(), static_cast<int>(warning_.size()), byte_, rank, warning_tag, comm_, &request);
   }
-  bool warned() const { return warned_; }
-  // Raises the error that a rank of another node has told of.
-  void listen() {
-    if (!present_) return;
+  // The error that a rank of another node has told of, or nothing.
+  std::unique_ptr<Failure> listen() {
+    if (!present_) return nullptr;
     int told = 0, bytes = 0;
     Status status;
     iprobe_(any_source_, warning_tag, comm_, &told, &status);
-    if (!told) return;
+    if (!told) return nullptr;
     get_count_(&status, byte_, &bytes);
-    std::string sentence(bytes, ' ');
-    recv_(&sentence[0], bytes, byte_, any_source_, warning_tag, comm_, &status);
-    warned_ = true;
-    throw Error(ErrorKind::communication, sentence);
+    std::string text(bytes, ' ');
+    recv_(&text[0], bytes, byte_, any_source_, warning_tag, comm_, &status);
+    auto failure = std::make_unique<Failure>(Failure{0, ErrorKind::communication, text.substr(sizeof(uint64_t))});
+    memcpy(&failure->call, text.data(), sizeof failure->call);
+    return failure;
   }
 
  private:
@@ -94,7 +96,7 @@ class Network {
   int (*get_count_)(const void*, Handle, int*) = nullptr;
   Handle comm_ = 0, byte_ = 0;
   int any_source_ = 0;
-  bool present_ = false, warned_ = false;
+  bool present_ = false;
   std::string warning_;
 };
 

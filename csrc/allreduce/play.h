@@ -51,7 +51,8 @@ class Play {
  public:
   Play(Engine& engine, const Plan& plan, const char* x, char* out)
       : engine(engine), plan(plan), choice(plan.choice), x(x), out(out) {
-    signature = plan.signature ^ (++engine.calls * 0x9e3779b1u);
+    engine.begin_call();
+    signature = plan.signature ^ (static_cast<uint32_t>(engine.calls) * 0x9e3779b1u);
     scratch_memory = engine.scratch(plan.longest_round * plan.scratch_stride);
     accumulators = engine.accumulators(plan.program.accumulators);
     borrowed.clear();
@@ -91,7 +92,7 @@ class Play {
   static void written(Move& move, int64_t high) { move.done = high, move.finished = high == move.high; }
   char* scratch(const Move& move) const { return scratch_memory + (&move - moves.data()) * plan.scratch_stride; }
   void wait_for(int rank, const char* purpose) {
-    engine.idle([&] { return std::pair<int, std::string>(rank, purpose); });
+    engine.idle([&] { return std::make_pair(rank, purpose); });
   }
   [[noreturn]] void disagree(int other) const {
     throw Error(ErrorKind::invalid, "all-reduce: rank " + std::to_string(engine.rank) + " and rank " +
@@ -138,8 +139,8 @@ inline void Play::play(const Round& round, int64_t strip) {
       // Rather one that waits for its peer than one that waits for this rank; later ones may wait for an earlier one.
       auto move = std::find_if(moves.begin(), moves.end(), receives);
       if (move == moves.end()) move = std::find_if(moves.begin(), moves.end(), unfinished);
-      return std::pair<int, std::string>(
-          move->action->peer, move->action->kind == Action::send ? "to take a message" : "to send a message");
+      return std::make_pair(move->action->peer,
+                            move->action->kind == Action::send ? "to take a message" : "to send a message");
     });
   }
 }

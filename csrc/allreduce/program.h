@@ -69,6 +69,13 @@ struct Program {
     actions.push_back(action);
     ++round.end;
   }
+  // Whether the strips of `choice` cover every action; one whose range is longer would be cut off in silence.
+  bool covered_by(const Choice& choice) const {
+    return choice.strips > 0 && choice.step_bytes > 0 &&
+           std::all_of(actions.begin(), actions.end(), [&](const Action& a) {
+             return a.high == a.low || (a.high - a.low - 1) / choice.step_bytes < choice.strips;
+           });
+  }
   int longest_round() const {
     int most = 0;
     for (const Round& round : rounds) most = std::max(most, round.end - round.begin);

@@ -106,40 +106,32 @@ class SharedMemory {
   int file_ = -1;
 };
 
-// The first error of any rank of the node, for all of them to raise.
-class FailureRecord {
- public:
-  bool set() const { return state_.load(std::memory_order_acquire) == 2; }
-  ErrorKind kind() const { return kind_; }
-  std::string sentence() const { return sentence_; }
-  // Nothing happens where another rank was first.
-  void publish(ErrorKind kind, const std::string& sentence) {
-    uint32_t none = 0;
-    if (!state_.compare_exchange_strong(none, 1)) return;
-    kind_ = kind;
-    snprintf(sentence_, sizeof sentence_, "%s", sentence.c_str());
-    state_.store(2, std::memory_order_release);
-  }
-
- private:
-  std::atomic<uint32_t> state_;
-  ErrorKind kind_;
-  char sentence_[1016];
+// An error, and the number of the call in which it happened, from 1 on.
+struct Failure {
+  uint64_t call;
+  ErrorKind kind;
+  std::string sentence;
 };
 
+// What a rank tells the others of its node about itself. All zero at first.
 struct alignas(64) RankRecord {
-  std::atomic<int64_t> process;
   std::atomic<uint64_t> token_address;  // of a number in the rank's private memory, to try whether it can be read
   std::atomic<uint64_t> token;
+  std::atomic<uint64_t> call;      // that it is in, or was in last
+  std::atomic<int32_t> waits_for;  // a rank, counted from 1; told once a wait lasts
+  // Its error, written once: the call is stored last.
+  ErrorKind kind;
+  char sentence[1000];
+  std::atomic<uint64_t> failed_call;
 };
 
-// Offsets in the engine's file: the failure, a line for ping-pong, a record per rank, a ring and slots per ordered
-// pair.
+// Offsets in the engine's file: the earliest call that failed, a line for ping-pong, a record per rank, a ring and
+// slots per ordered pair.
 struct SegmentLayout {
   int ranks;
   int64_t slot_bytes, slots;
 
-  int64_t records() const { return 2048; }
+  int64_t records() const { return 256; }
   int64_t rings() const { return round_up(records() + ranks * static_cast<int64_t>(sizeof(RankRecord)), 4096); }
   int64_t pairs() const { return static_cast<int64_t>(ranks) * ranks; }
   int64_t slot_area() const {
@@ -154,15 +146,33 @@ class Segment {
   Segment(SharedMemory memory, const SegmentLayout& layout) : layout(layout), memory_(std::move(memory)) {}
 
   const SegmentLayout layout;
-  FailureRecord& failure() { return *at<FailureRecord>(0); }
-  std::atomic<uint64_t>& bounce() { return *at<std::atomic<uint64_t>>(1536); }
+  std::atomic<uint64_t>& bounce() { return *at<std::atomic<uint64_t>>(128); }
   RankRecord& record(int rank) { return at<RankRecord>(layout.records())[rank]; }
   RingMemory* ring(int from, int to) { return at<RingMemory>(layout.rings()) + layout.pair(from, to); }
   char* slots(int from, int to) {
     return at<char>(layout.slot_area()) + layout.pair(from, to) * layout.slots * layout.slot_bytes;
   }
 
+  // The earliest call in which a rank of the node failed; 0: none.
+  uint64_t failed_call() { return earliest().load(std::memory_order_acquire); }
+  void publish(int rank, const Failure& failure) {
+    RankRecord& own = record(rank);
+    own.kind = failure.kind;
+    snprintf(own.sentence, sizeof own.sentence, "%s", failure.sentence.c_str());
+    own.failed_call.store(failure.call, std::memory_order_release);
+    uint64_t known = failed_call();
+    while ((known == 0 || failure.call < known) && !earliest().compare_exchange_weak(known, failure.call)) continue;
+  }
+  // The error of that call, once there is one.
+  Failure failure() {
+    const uint64_t call = failed_call();
+    int rank = 0;
+    while (record(rank).failed_call.load(std::memory_order_acquire) != call) ++rank;
+    return {call, record(rank).kind, record(rank).sentence};
+  }
+
  private:
+  std::atomic<uint64_t>& earliest() { return *at<std::atomic<uint64_t>>(0); }
   template <class T>
   T* at(int64_t offset) {
     return reinterpret_cast<T*>(memory_.begin() + offset);

@@ -10,13 +10,13 @@ import time
 import numpy as np
 import pytest
 
-from pyhpc import comm
+from pyhpc import allreduce, comm
 from pyhpc.errors import CommunicationError, InvalidArgument, Unsupported
 from pyhpc.kernels.data import DTYPES
 from pyhpc.kernels.schedules import engine as engines
 from pyhpc.kernels.schedules.engine import Engine
 from pyhpc.kernels.schedules.rule import Row, Rule
-from pyhpc.kernels.schedules.schedule import algorithms
+from pyhpc.kernels.schedules.schedule import Algorithm, Path, Reduce, Send, algorithms
 from pyhpc.native import cpu
 
 pytestmark = pytest.mark.any_world
@@ -167,16 +167,17 @@ def test_ranks_that_disagree_all_get_an_error_now_and_later(channel, world, monk
     world.Barrier()
 
 
-def test_a_rank_that_never_calls_is_named_after_the_time_limit(channel, world):
+@pytest.mark.parametrize("name", ["recursive_doubling", "double_binary_tree", "ring"])
+def test_a_rank_that_never_calls_is_named_by_those_who_wait_for_others_that_wait_for_it(channel, world, name):
     if channel.ranks == 1:
         return
-    engine = Engine(channel, timeout_seconds=0.3)
-    plan = engine.plan(algorithms()["recursive_doubling"], 1, FLOAT, "sum", 3)
+    engine = Engine(channel, timeout_seconds=0.5)
+    plan = engine.plan(algorithms()[name], 1, FLOAT, "sum", 3)
     if channel.rank > 0:
-        with pytest.raises(CommunicationError, match=r"no answer for \d+ s: rank \d+ waited for rank \d+ .* is alive"):
+        with pytest.raises(CommunicationError, match=r"no answer for \d+ s: rank 0 \(process \d+\) has not called"):
             plan(np.ones(1, FLOAT), np.empty(1, FLOAT))
     world.Barrier()
-    with pytest.raises(CommunicationError, match="no answer"):
+    with pytest.raises(CommunicationError, match=r"rank 0 .* has not called"):
         plan(np.ones(1, FLOAT), np.empty(1, FLOAT))
 
 
@@ -191,9 +192,65 @@ def test_a_rank_whose_process_has_ended_is_named_at_once(channel, world, monkeyp
     monkeypatch.undo()
     plan = engine.plan(algorithms()["recursive_doubling"], 1, FLOAT, "sum", 3)
     if channel.rank == 0:
-        with pytest.raises(CommunicationError, match=r"rank 1 \(process \d+\) has ended; rank 0 waited for rank 1"):
+        with pytest.raises(CommunicationError, match=r"rank 1 \(process \d+\) has ended; rank 0 waits for rank 1"):
             plan(np.ones(1, FLOAT), np.empty(1, FLOAT))
     world.Barrier()
+
+
+def towards_rank_1(rank, ranks):
+    """Rank 1 takes the vectors of rank 0 and then of rank 2; nobody else waits."""
+    for peer in (0, 2):
+        yield {peer: (Send(1, (0, 1), "input"),), 1: (Reduce(peer, (0, 1), "result" if peer else "input", True),)}.get(
+            rank, ()
+        )
+
+
+@pytest.mark.parametrize("nodes", [False, True])
+def test_a_later_calls_failure_does_not_end_the_call_that_a_slower_rank_is_still_in(channel, world, monkeypatch, nodes):
+    if channel.ranks < 3:
+        return
+    if nodes:
+        monkeypatch.setattr(engines, "node", lambda c: c.Split(c.rank, c.rank))
+    engine = Engine(channel, timeout_seconds=0.2 if channel.rank == 0 else 20)
+    name, nobody = "towards_rank_1", Path(0, 0, 0)
+    algorithm = Algorithm(name, "", lambda _: 1, towards_rank_1, lambda _: nobody, lambda _: 2, lambda _: 2)
+    once = engine.plan(algorithm, 1, FLOAT, "sum", 3)
+    again = engine.plan(algorithms()["recursive_doubling"], 1, FLOAT, "sum", 3)
+    x, out = np.full(1, 1 + channel.rank, FLOAT), np.empty(1, FLOAT)
+    if channel.rank == 2:
+        time.sleep(0.8)  # by now rank 0 has given up its second call, and rank 1 waits in the first one
+    once(x, out)
+    assert channel.rank != 1 or out == 1 + 2 + 3
+    with pytest.raises(CommunicationError, match=r"no answer .* rank 0 waits for"):
+        again(x, out)
+    world.Barrier()
+
+
+def test_a_strip_that_is_shorter_than_an_action_is_refused(channel):
+    native = cpu().allreduce
+    choice = {"single_copy": False, "piece_bytes": 64, "streaming_slots": False, "streaming_results": False}
+    for step, strips, fits in ((64, 1, False), (64, 2, True), (128, 1, True), (64, 0, False)):
+        chosen = native.Choice(lines_bytes=0, step_bytes=step, strips=strips, network_bytes=64, **choice)
+        words = ([[(0, 0, 0, 128, True, False, 0)]], chosen, FLOAT, "float32", "sum", 128, 1)
+        if fits:
+            native.plan(native.Engine(0, 1), *words)
+            continue
+        with pytest.raises(InvalidArgument, match="longer than its"):
+            native.plan(native.Engine(0, 1), *words)
+
+
+def test_a_freed_communicator_takes_what_its_engine_has_of_mpi_with_it(world, monkeypatch):
+    freed = []
+    usual = Engine.close
+    monkeypatch.setattr(Engine, "close", lambda self: (usual(self), freed.append(self._node)))
+    files, turns = [], 1000 if world.size == 1 else 40
+    for _ in range(turns):
+        own = world.Dup()
+        allreduce(np.ones(1, FLOAT), own)
+        own.Free()
+        files.append(len(os.listdir("/proc/self/fd")))
+    assert freed == [None] * turns
+    assert files[-1] == files[20]
 
 
 def test_ctrl_c_ends_a_wait_and_the_others_are_told(channel, world):

@@ -53,8 +53,9 @@ class Engine:
         self._timeout_seconds = float(limit)
         self._native = self._new_native()
         channel.comm.Set_errhandler(mpi().ERRORS_RETURN)
-        self._node = node(channel.comm)
+        channel.users.add(self)
         self._window: Any = None  # of MPI, where it holds the segment
+        self._node: Any = node(channel.comm)
         self._allocations = 0
         self.local_ranks: list[int] = self._node.allgather(channel.rank)
         self._processes = [0] * len(self.local_ranks)
@@ -119,6 +120,18 @@ class Engine:
         array: np.ndarray = flat.view(kind).reshape(shape)
         return array
 
+    def close(self) -> None:
+        """Free what MPI gave for it; the channel does so before its communicator is freed. Collective.
+
+        Its plans must not be called any more; what was allocated stays.
+        """
+        window, self._window = self._window, None
+        if window is not None:
+            window.Free()
+        if self._node is not None:
+            self._node.Free()
+        self._node = None
+
     def _new_native(self) -> Any:
         native = cpu().allreduce.Engine(self.channel.rank, self.channel.ranks)
         native.timeout_seconds = self._timeout_seconds
@@ -144,7 +157,9 @@ class Engine:
             return self._all(self._native.pulls(self._processes, tokens))
         # Each rank is a node of its own then.
         self._native = self._new_native()
-        self._node, self.local_ranks, self._processes = self._node.Split(index), [self.channel.rank], [0]
+        alone = self._node.Split(index)
+        self.close()
+        self._node, self.local_ranks, self._processes = alone, [self.channel.rank], [0]
         return False
 
     def _open_together(self, size: int) -> Any:
