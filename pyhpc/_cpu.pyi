@@ -106,7 +106,10 @@ class allreduce:
         def __init__(self, ranks: int, slot_bytes: int, slots: int) -> None: ...
 
     class Choice:
+        lines_bytes: int
+        step_bytes: int
         strips: int
+        windows: bool
         def __init__(
             self,
             lines_bytes: int,

@@ -16,6 +16,7 @@
 #include "allreduce/check.h"
 #include "allreduce/play.h"
 #include "allreduce/play_far.h"
+#include "allreduce/play_windows.h"
 #include "core/bind.h"
 
 namespace pyhpc::allreduce {
@@ -306,10 +307,13 @@ inline void bind_memory(py::module_& module) {
       .def_readonly("strips", &Choice::strips)
       .def(py::init([](int64_t lines, bool single_copy, int64_t piece, int64_t step, int64_t strips, bool slots,
                        bool results, int64_t network) {
-             return Choice{lines, single_copy, piece, step, strips, slots, results, network};
+             return Choice{lines, single_copy, piece, step, strips, slots, results, network, false};
            }),
            "lines_bytes"_a, "single_copy"_a, "piece_bytes"_a, "step_bytes"_a, "strips"_a, "streaming_slots"_a,
-           "streaming_results"_a, "network_bytes"_a);
+           "streaming_results"_a, "network_bytes"_a)
+      .def_readonly("lines_bytes", &Choice::lines_bytes)
+      .def_readonly("step_bytes", &Choice::step_bytes)
+      .def_readwrite("windows", &Choice::windows);
 }
 
 inline void bind_engine(py::module_& module, const Variant& (*variant)(std::string_view)) {

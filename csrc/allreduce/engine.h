@@ -80,6 +80,12 @@ struct Lent {  // a message without a copy, which its receiver may still be read
   }
 };
 
+struct Window {  // the arrays of another rank, in memory that the ranks share
+  Link* link;
+  const char* x;
+  char* out;
+};
+
 // Memory that grows, aligned to a cache line. Uninitialised: pages that are never used are never touched.
 class Buffer {
  public:
@@ -194,6 +200,7 @@ class Engine {
   uint64_t calls = 0;
   std::vector<Move> moves;  // working memory of a call
   std::vector<Lent> borrowed;
+  std::vector<Window> windows;
 
  private:
   static void relax() {

@@ -12,6 +12,7 @@
 //   single copy   the reader copies the piece from the sender's private memory into scratch that fits the cache, or,
 //                 where it is only to be copied, straight into its result
 //   window        the piece lies in memory that the ranks allocated together and is read in place
+// Where all arrays of all ranks lie in such memory, play_windows.h may take the place of all this.
 #pragma once
 #include <algorithm>
 #include <vector>
@@ -19,6 +20,8 @@
 #include "allreduce/engine.h"
 
 namespace pyhpc::allreduce {
+
+constexpr int64_t window_piece_bytes = 8 << 10;  // stays in the first-level cache between its reader and its writers
 
 struct Plan {
   Program program;
@@ -33,19 +36,26 @@ struct Plan {
   // Once program and choice are complete. `far`: there are ranks on other nodes.
   void measure(bool far) {
     longest_round = program.longest_round();
-    scratch_stride = round_up(std::max(choice.piece_bytes, longest_in_lines), 64);
+    scratch_stride = round_up(std::max({choice.piece_bytes, longest_in_lines, window_piece_bytes}), 64);
     if (far) scratch_stride += round_up(choice.network_bytes, 64) * most_flying + round_up(opening_bytes + 64, 64);
   }
 };
 
 struct Descriptor {  // of a piece
-  enum How : int32_t { slot, remote, window };
+  enum How : int32_t { slot, remote, window, offer };
   int32_t how;
   int32_t area;  // of a window
   int64_t bytes;
   uint64_t where;  // offset in the pair's slots or in the area; address in the sender's process
 };
 static_assert(sizeof(Descriptor) <= line_bytes);
+
+struct Offer {  // a rank's first line of a call: where its arrays lie, in memory that all ranks share
+  int32_t how;  // Descriptor::offer
+  int32_t x_area, out_area;
+  int64_t x_offset, out_offset;
+};
+static_assert(sizeof(Offer) <= line_bytes);
 
 class Play {
  public:
@@ -61,8 +71,11 @@ class Play {
 
   void run() {
     if (engine.ranks == 1 && x != out) engine.variant.copy(out, x, plan.bytes, false);
-    for (int64_t strip = 0; strip < choice.strips; ++strip)
-      for (const Round& round : plan.program.rounds) play(round, strip);
+    if (choice.windows && x_area && out_area && meet())
+      combine_windows();
+    else
+      for (int64_t strip = 0; strip < choice.strips; ++strip)
+        for (const Round& round : plan.program.rounds) play(round, strip);
     for (Lent& lent : borrowed)
       while (lent.returned() < lent.high) wait_for(lent.link->rank, "to read what was sent to it");
     engine.moved();
@@ -80,6 +93,10 @@ class Play {
   bool receive(Move& move);
   bool receive_lines(Move& move);
   void accept_piece(Move& move);
+  // in memory that all ranks share
+  bool meet();
+  void await_line(Link& link);
+  void combine_windows();
   // over the network
   bool send_far(Move& move);
   bool receive_far(Move& move);
@@ -89,6 +106,7 @@ class Play {
   bool in_result(const Action& action) const { return !action.input || x == out; }
   bool may_write(const Move& move, int64_t low, int64_t high);
   void write(Move& move, const char* received, int64_t high);
+  void combine(const Action& action, Span span, char* sum);
   static void written(Move& move, int64_t high) { move.done = high, move.finished = high == move.high; }
   char* scratch(const Move& move) const { return scratch_memory + (&move - moves.data()) * plan.scratch_stride; }
   void wait_for(int rank, const char* purpose) {
@@ -219,21 +237,25 @@ inline void Play::write(Move& move, const char* received, int64_t high) {
   if (action.kind == Action::copy) {
     if (received != out + low) engine.variant.copy(out + low, received, bytes, choice.streaming_results);
   } else if (bytes > 0) {
-    if (action.gather != Gather::none) {
-      char* sum = accumulators + action.accumulator + (low - move.low);
-      if (action.gather == Gather::opens)
-        engine.variant.copy(sum, received, bytes, false);
-      else
-        engine.variant.reduce(plan.dtype, plan.operation, {sum, received, sum, bytes, false});
-      received = sum;
-    }
-    if (action.gather == Gather::opens || action.gather == Gather::continues) return written(move, high);
-    const char* own = source(action) + low;
-    const Span span = {action.own_is_left ? own : received, action.own_is_left ? received : own, out + low, bytes,
-                       choice.streaming_results};
-    engine.variant.reduce(plan.dtype, plan.operation, span);
+    combine(action, {source(action) + low, received, out + low, bytes, choice.streaming_results},
+            accumulators + action.accumulator + (low - move.low));
   }
   written(move, high);
+}
+
+// One step of a reduction. The span: the rank's own operand, what was received, the result; `sum`: where messages
+// gather.
+inline void Play::combine(const Action& action, Span span, char* sum) {
+  if (action.gather != Gather::none) {
+    if (action.gather == Gather::opens)
+      engine.variant.copy(sum, span.b, span.bytes, false);
+    else
+      engine.variant.reduce(plan.dtype, plan.operation, {sum, span.b, sum, span.bytes, false});
+    if (action.gather != Gather::closes) return;
+    span.b = sum;
+  }
+  if (!action.own_is_left) std::swap(span.a, span.b);
+  engine.variant.reduce(plan.dtype, plan.operation, span);
 }
 
 inline bool Play::arrived(Move& move, uint64_t ahead) {
@@ -287,6 +309,7 @@ inline void Play::accept_piece(Move& move) {
   Link& link = *move.link;
   Descriptor descriptor;
   memcpy(&descriptor, link.in.data(0), sizeof descriptor);
+  if (descriptor.how == Descriptor::offer) return link.in.consume(1);  // this rank's arrays, or another's, are private
   const int64_t high = move.done + descriptor.bytes;
   if (descriptor.bytes <= 0 || descriptor.bytes > choice.piece_bytes || high > move.high) disagree(link.rank);
   move.posted = high;

@@ -93,6 +93,27 @@ def test_ranks_that_cannot_open_each_others_files_use_mpi(channel, monkeypatch, 
             engine.allocate(3, FLOAT)
 
 
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("shared", [lambda rank: True, lambda rank: rank == 0, lambda rank: rank > 0])
+def test_arrays_that_all_ranks_share_are_combined_in_one_pass_with_the_same_bits(channel, shared, streaming):
+    engine = Engine(channel)
+    engine.rule = Rule((Row(0, "staging", 4096, 30_000, False, streaming),), windows_bytes=1024)
+    for elements in (300 * channel.ranks, 20_011, 60_001):
+        plan = engine.plan(algorithms()["direct"], elements, FLOAT, "sum", 77)
+        rows = [np.random.default_rng(rank).random(elements, FLOAT) for rank in range(channel.ranks)]
+        private, window = (
+            [array[:elements] for array in (make(elements + 5, FLOAT), make(elements, FLOAT))]
+            for make in (np.empty, engine.allocate)
+        )
+        expected = plan(rows[channel.rank], np.empty(elements, FLOAT))
+        x, out = window if shared(channel.rank) else private
+        x[:], out[:] = rows[channel.rank], -1
+        for target in (out, x):
+            np.testing.assert_array_equal(plan(x, target), expected)
+            for _ in range(2):  # the next call must not meet this one's
+                np.testing.assert_array_equal(plan(rows[channel.rank], np.empty(elements, FLOAT)), expected)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_is_reduced_in_whole_elements(channel, dtype):
     kind = np.dtype(DTYPES[dtype])

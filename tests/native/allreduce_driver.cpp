@@ -1,8 +1,8 @@
 // Runs the all-reduce engine with threads standing for ranks, without Python, and compares every element with exact
 // integer sums: for ThreadSanitizer, and for processors that are emulated.
-//   allreduce_driver WAY...     ways: lines staging single_copy window network mixed disagree; a line each, or the
-//   first
-//                               wrong element and exit status 1
+//   allreduce_driver RANKS WAY...   up to so many ranks; ways: lines staging single_copy window windows network mixed
+//                                   disagree; a line each, or the first wrong element and exit status 1
+// "windows" combines in one pass where all ranks' arrays are shared; in "half_windows" the last rank's are not.
 // "network" puts every rank on a node of its own, joined by a small MPI that copies a message only when its receive is
 // tested, so that memory that is overwritten or read too early shows; "mixed" has nodes of two ranks.
 #include <stdint.h>
@@ -21,6 +21,7 @@
 
 #include "allreduce/play.h"
 #include "allreduce/play_far.h"
+#include "allreduce/play_windows.h"
 
 namespace pyhpc::allreduce {
 extern const Variant generic;
@@ -156,7 +157,8 @@ Choice choice_of(const Case& test, int chunks) {
   const int64_t bytes = test.elements * 4, step = 20 * 64;
   const int64_t chunk = round_up((bytes + chunks - 1) / chunks, 64);
   const int64_t strips = test.members == test.ranks && chunks > 1 ? std::max<int64_t>(1, (chunk + step - 1) / step) : 1;
-  const bool copies = test.way == "single_copy" || test.way == "window";
+  const bool shares = test.way.find("window") != std::string::npos;
+  const bool copies = test.way == "single_copy" || shares;
   return {test.way == "lines" ? longest_in_lines : 100,
           copies,
           1024,
@@ -164,7 +166,8 @@ Choice choice_of(const Case& test, int chunks) {
           strips,
           test.streaming,
           test.streaming,
-          3000};
+          3000,
+          shares && test.way != "window" && chunks > 1 && bytes - (chunks - 1) * chunk > 100};
 }
 
 std::unique_ptr<Engine> engine_of(const Case& test, int rank, SharedMemory& segment, const SegmentLayout& layout) {
@@ -228,13 +231,15 @@ bool right(const Case& test) {
   std::vector<std::unique_ptr<Engine>> engines;
   for (int rank = 0; rank < test.ranks; ++rank) {
     engines.push_back(engine_of(test, rank, segments[rank / test.members], layout));
-    if (test.way == "window") engines.back()->areas.push_back({1, area.begin(), area.bytes()});
+    if (test.way.find("window") != std::string::npos) engines.back()->areas.push_back({1, area.begin(), area.bytes()});
   }
   std::vector<std::string> wrong(test.ranks);
   std::vector<std::thread> threads;
   for (int rank = 0; rank < test.ranks; ++rank)
     threads.emplace_back([&, rank] {
-      char* window = test.way == "window" ? area.begin() + rank * round_up(test.elements * 8 + 128, 64) : nullptr;
+      const bool shares =
+          test.way == "half_windows" ? rank + 1 < test.ranks : test.way.find("window") != std::string::npos;
+      char* window = shares ? area.begin() + rank * round_up(test.elements * 8 + 128, 64) : nullptr;
       wrong[rank] = run_rank(test, *engines[rank], window);
     });
   for (std::thread& thread : threads) thread.join();

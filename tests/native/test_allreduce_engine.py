@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[2] / "csrc"
-WAYS = ["lines", "staging", "single_copy", "window", "network", "mixed", "disagree"]
+WAYS = ["lines", "staging", "single_copy", "window", "windows", "half_windows", "network", "mixed", "disagree"]
 ARM_COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
 
 

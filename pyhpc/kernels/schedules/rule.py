@@ -42,6 +42,7 @@ class Rule:
     rows: tuple[Row, ...]  # ascending, the first from 0
     lines_bytes: int = 384  # messages up to this travel in the lines of the ring; longer ones are faster in a slot
     network_bytes: int = 512 * 1024  # a piece of a message between nodes
+    windows_bytes: int = 8 * 1024  # vectors from this size on, if shared by all ranks, are combined in one pass
 
     @staticmethod
     def prior(line_latency_seconds: float, single_copy: bool, caches: dict[str, int]) -> Rule:
