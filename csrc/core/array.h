@@ -16,7 +16,9 @@ enum class DType : int {
   uint64,
   uint32,
   uint16,
-  uint8
+  uint8,
+  float8_e4m3fn,
+  float8_e5m2
 };
 
 inline int itemsize(DType type) {
@@ -36,14 +38,19 @@ inline int itemsize(DType type) {
       return 2;
     case DType::int8:
     case DType::uint8:
+    case DType::float8_e4m3fn:
+    case DType::float8_e5m2:
       return 1;
   }
   return 0;
 }
 
+inline bool is_float8(DType type) { return type == DType::float8_e4m3fn || type == DType::float8_e5m2; }
+
 inline const char* name(DType type) {
-  constexpr const char* names[] = {"float64", "float32", "float16", "bfloat16", "int64",  "int32",
-                                   "int16",   "int8",    "uint64",  "uint32",   "uint16", "uint8"};
+  constexpr const char* names[] = {"float64", "float32", "float16",       "bfloat16",   "int64",
+                                   "int32",   "int16",   "int8",          "uint64",     "uint32",
+                                   "uint16",  "uint8",   "float8_e4m3fn", "float8_e5m2"};
   return names[static_cast<int>(type)];
 }
 

@@ -1,7 +1,7 @@
 // What every bind_cuda.cpp needs: the device that all arrays are on, and the listing of the variants.
 #pragma once
-#include <initializer_list>
 #include <string>
+#include <vector>
 
 #include "core/bind.h"
 #include "core/cuda_device.h"
@@ -17,7 +17,7 @@ struct Named {
 
 // The ordinal of the GPU that holds every array. The driver is asked for each pointer, because __cuda_array_interface__
 // does not tell; an empty array has none. -1 if all are empty.
-inline int common_device(std::initializer_list<Named> arrays) {
+inline int common_device(const std::vector<Named>& arrays) {
   int device = -1;
   const char* first = nullptr;
   for (const Named& named : arrays) {

@@ -5,6 +5,8 @@
 // Shared-memory addresses are what the instructions take: 32-bit offsets in the block's own window (`address_of`).
 // An instruction of the copy engine is asynchronous: it completes on an mbarrier (loads) or by group (stores).
 #pragma once
+#include <string.h>
+
 #include "core/cuda_kernel.h"
 
 namespace pyhpc::cuda {
@@ -61,12 +63,15 @@ __device__ __forceinline__ void synchronize_cluster() {
   asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
-// The float at this block's `address`, but in the block of `rank`.
-__device__ __forceinline__ float load_of_rank(uint32_t address, int rank) {
-  uint32_t there;
-  float value;
+// The 4 bytes at this block's `address`, but in the block of `rank`.
+template <class T>
+__device__ __forceinline__ T load_of_rank(uint32_t address, int rank) {
+  static_assert(sizeof(T) == 4, "one register");
+  uint32_t there, bits;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(there) : "memory");
+  asm volatile("ld.shared::cluster.b32 %0, [%1];" : "=r"(bits) : "r"(there) : "memory");
+  T value;
+  memcpy(&value, &bits, sizeof value);
   return value;
 }
 
@@ -76,8 +81,14 @@ __device__ __forceinline__ void store_shared(uint32_t address, uint32_t value) {
 __device__ __forceinline__ void store_shared(uint32_t address, float value) {
   asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
+__device__ __forceinline__ void store_shared(uint32_t address, int32_t value) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
 __device__ __forceinline__ void store_shared(uint32_t address, float first, float second) {
   asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(first), "f"(second) : "memory");
+}
+__device__ __forceinline__ void store_shared(uint32_t address, int32_t first, int32_t second) {
+  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(address), "r"(first), "r"(second) : "memory");
 }
 
 // `threads` threads that name the same barrier 1 .. 15 (0 is __syncthreads).

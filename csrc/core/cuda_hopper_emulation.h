@@ -136,8 +136,9 @@ inline void synchronize_cluster() {
                     static_cast<int>(emulation::block_size.x) * static_cast<int>(emulation::blocks_at_once), [] {});
 }
 
-inline float load_of_rank(uint32_t address, int rank) {
-  float value;
+template <class T>
+T load_of_rank(uint32_t address, int rank) {
+  T value;
   memcpy(&value, emulation::shared_bytes[rank] + address, sizeof value);
   return value;
 }

@@ -17,6 +17,17 @@ struct Float16 {
 struct Bfloat16 {
   uint16_t bits;
 };
+// 8-bit floating point (OCP 8-bit floating point specification, 2023): E4M3 has no infinity and one NaN of each sign.
+struct Float8E4m3 {
+  uint8_t bits;
+};
+struct Float8E5m2 {
+  uint8_t bits;
+};
+// A float of which sign, exponent and the 10 highest fraction bits count.
+struct Tf32 {
+  uint32_t bits;
+};
 
 }  // namespace pyhpc::cuda
 
@@ -80,6 +91,16 @@ __device__ inline To converted(float value) {
   from_float(value, result);
   return result;
 }
+
+// Every 8-bit number is one of 16 bits: E5M2 is its upper half; E4M3's exponent counts from 7, not 15.
+__device__ inline Float16 to_half(Float8E5m2 value) { return {static_cast<uint16_t>(value.bits << 8)}; }
+__device__ inline Float16 to_half(Float8E4m3 value) {
+  const uint16_t sign = static_cast<uint16_t>((value.bits & 0x80) << 8), magnitude = value.bits & 0x7f;
+  if (magnitude == 0x7f) return {static_cast<uint16_t>(sign | 0x7e00)};
+  return converted<Float16>(to_float(Float16{static_cast<uint16_t>(sign | magnitude << 7)}) * 256);
+}
+__device__ inline float to_float(Float8E4m3 value) { return to_float(to_half(value)); }
+__device__ inline float to_float(Float8E5m2 value) { return to_float(to_half(value)); }
 
 // Two 16-bit values as one register, `first` in the low half: the order of consecutive elements in memory.
 template <class T>

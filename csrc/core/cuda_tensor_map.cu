@@ -47,10 +47,10 @@ int encode_tensor(const TensorLayout& layout, TensorMap& map) {
   const cuuint32_t box[3] = {static_cast<cuuint32_t>(layout.box[0]), static_cast<cuuint32_t>(layout.box[1]), 1};
   const cuuint32_t every[3] = {1, 1, 1};
   // Lines are prefetched into L2 in 256 bytes: two boxes that follow each other along x.
-  const CUresult status =
-      encoder(reinterpret_cast<CUtensorMap*>(&map), type_of(layout.dtype), 3, const_cast<void*>(layout.data), size,
-              stride, box, every, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult status = encoder(
+      reinterpret_cast<CUtensorMap*>(&map), layout.as_tf32 ? CU_TENSOR_MAP_DATA_TYPE_TFLOAT32 : type_of(layout.dtype),
+      3, const_cast<void*>(layout.data), size, stride, box, every, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return status == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 

@@ -14,8 +14,9 @@ struct TensorLayout {
   const void* data;
   DType dtype;
   int64_t size[3];
-  int64_t stride[2];  // in elements, of y and z
-  int box[2];         // of x and y
+  int64_t stride[2];     // in elements, of y and z
+  int box[2];            // of x and y
+  bool as_tf32 = false;  // float32 is rounded to TF32 on its way to shared memory
 };
 
 constexpr int64_t tensor_alignment = 16;                     // bytes, of the data and of every stride

@@ -7,7 +7,7 @@
 namespace pyhpc::emulation {
 
 struct WarpgroupProduct {
-  float* d[128];
+  void* d[128];
   uint64_t a, b;
   bool add;
   unsigned block;
@@ -19,7 +19,7 @@ constexpr int most_products = 64;
 
 struct Warpgroup {
   Barrier barrier;
-  float* d[128];
+  void* d[128];
   WarpgroupProduct products[most_products];
   int count, group;  // products not yet made; groups committed
 };
@@ -28,37 +28,50 @@ inline Warpgroup warpgroups[most_fibers / 128];
 inline Warpgroup& own_warpgroup() { return warpgroups[current / 128]; }
 
 // Element (mn, k) of the operand that `descriptor` describes, in the shared memory of `block`.
-inline uint16_t operand_element(uint64_t descriptor, unsigned block, bool along_mn, int mn, int k) {
+template <class T>
+T operand_element(uint64_t descriptor, unsigned block, bool along_mn, int mn, int k) {
   const auto field = [descriptor](int bit) { return static_cast<uint32_t>(descriptor >> bit & 0x3fff) << 4; };
   const uint32_t start = field(0), leading = field(16), stride = field(32);
-  const uint32_t offset = along_mn
-                              ? static_cast<uint32_t>(mn / 64) * leading + static_cast<uint32_t>(k / 8) * stride +
-                                    static_cast<uint32_t>(k % 8 * 128 + mn % 64 * 2)
-                              : static_cast<uint32_t>(mn / 8) * stride + static_cast<uint32_t>(mn % 8 * 128 + k * 2);
-  uint16_t bits = 0xffff;
+  const uint32_t offset =
+      along_mn ? static_cast<uint32_t>(mn / 64) * leading + static_cast<uint32_t>(k / 8) * stride +
+                     static_cast<uint32_t>(k % 8 * 128 + mn % 64 * 2)
+               : static_cast<uint32_t>(mn / 8) * stride + static_cast<uint32_t>(mn % 8 * 128 + k * int{sizeof(T)});
+  T element;
+  memset(&element, 0xff, sizeof element);
   if (descriptor >> 62 == 1 && (descriptor >> 49 & 7) == 0)  // the 128-byte swizzle, no base offset
-    memcpy(&bits, shared_bytes[block] + swizzle_128(start + offset), sizeof bits);
-  return bits;
+    memcpy(&element, shared_bytes[block] + swizzle_128(start + offset), sizeof element);
+  return element;
 }
+
+template <class T>
+float value_of(T element) {
+  return cuda::to_float(element);
+}
+inline float value_of(cuda::Tf32 element) { return float_of_bits(element.bits & ~0x1fffu); }
+inline uint32_t value_of(int8_t element) { return static_cast<uint32_t>(int32_t{element}); }  // sums modulo 2^32
 
 template <class T, bool a_along_mn, bool b_along_mn, int columns>
 void perform_product(const WarpgroupProduct& product) {
-  static float a[64][16], b[columns][16];
-  for (int k = 0; k < 16; ++k) {
+  constexpr int depth = 32 / sizeof(T);
+  using Value = decltype(value_of(T{}));
+  static Value a[64][depth], b[depth][columns], sums[columns];
+  for (int k = 0; k < depth; ++k) {
     for (int row = 0; row < 64; ++row)
-      a[row][k] = cuda::to_float(T{operand_element(product.a, product.block, a_along_mn, row, k)});
+      a[row][k] = value_of(operand_element<T>(product.a, product.block, a_along_mn, row, k));
     for (int column = 0; column < columns; ++column)
-      b[column][k] = cuda::to_float(T{operand_element(product.b, product.block, b_along_mn, column, k)});
+      b[k][column] = value_of(operand_element<T>(product.b, product.block, b_along_mn, column, k));
   }
-  for (int row = 0; row < 64; ++row)
-    for (int column = 0; column < columns; ++column) {
-      // Warp row/16 holds 16 rows; its lane (row%8)*4 + (column%8)/2 rows row%8 and row%8+8.
+  for (int row = 0; row < 64; ++row) {
+    // Warp row/16 holds 16 rows; its lane (row%8)*4 + (column%8)/2 rows row%8 and row%8+8.
+    const auto d = [&](int column) -> Value& {
       const int thread = row / 16 * 32 + row % 8 * 4 + column % 8 / 2;
-      const int i = column / 8 * 4 + row % 16 / 8 * 2 + column % 2;
-      float sum = product.add ? product.d[thread][i] : 0;
-      for (int k = 0; k < 16; ++k) sum += a[row][k] * b[column][k];
-      product.d[thread][i] = sum;
-    }
+      return static_cast<Value*>(product.d[thread])[column / 8 * 4 + row % 16 / 8 * 2 + column % 2];
+    };
+    for (int column = 0; column < columns; ++column) sums[column] = product.add ? d(column) : 0;
+    for (int k = 0; k < depth; ++k)
+      for (int column = 0; column < columns; ++column) sums[column] += a[row][k] * b[k][column];
+    for (int column = 0; column < columns; ++column) d(column) = sums[column];
+  }
 }
 
 // The groups but for the newest `left`.
@@ -77,8 +90,8 @@ inline void complete_products(Warpgroup& warpgroup, int left) {
 namespace pyhpc::cuda::wgmma {
 
 inline void fence() {}
-template <int count>
-void pin(float (&)[count]) {}
+template <class Sum, int count>
+void pin(Sum (&)[count]) {}
 
 inline void commit() {
   auto& warpgroup = emulation::own_warpgroup();
@@ -92,7 +105,7 @@ void wait() {
 }
 
 template <class T, bool a_along_mn, bool b_along_mn, int count>
-void multiply_add(float (&d)[count], uint64_t a, uint64_t b, bool add) {
+void multiply_add(Sum<T> (&d)[count], uint64_t a, uint64_t b, bool add) {
   auto& warpgroup = emulation::own_warpgroup();
   warpgroup.d[emulation::current % threads] = d;
   emulation::arrive(warpgroup.barrier, threads, [&] {

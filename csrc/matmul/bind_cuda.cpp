@@ -1,6 +1,8 @@
 // Binds the CUDA matmul: borrows the arrays, checks them, enqueues on the caller's stream.
+#include <vector>
+
 #include "core/cuda_bind.h"
-#include "matmul/check.h"
+#include "matmul/scales.h"
 #include "matmul/sm90_log.h"
 #include "matmul/sm90_operand.h"
 #include "matmul/sm90_plan.h"
@@ -19,41 +21,78 @@ const cuda::Variant<Problem>* const variants[] = {
 #undef PYHPC_VARIANT
 };
 
-void run(py::object a_object, py::object b_object, py::object out_object, bool accumulate, uintptr_t stream,
-         const std::string& variant) {
-  Borrowed a, b, out;
-  borrow(a_object, "a", a);
-  borrow(b_object, "b", b);
-  borrow(out_object, "out", out);
-  const Problem problem = problem_of(a, b, out, accumulate);
-  const int device = cuda::common_device({{"a", &a}, {"b", &b}, {"out", &out}});
-  if (device < 0) return;
-  const cuda::DeviceGuard guard(device);
-  const auto& chosen = cuda::choose_for(problem, variants, variant);
+// What a product is beside its arrays. `operands`: of what 8-bit floating-point type a and b are, which then come as
+// uint8, because few libraries can hand such arrays over by their type.
+struct Options {
+  bool accumulate, tf32;
+  std::string operands;
+  py::object scale_a, scale_b;  // or None
+  float factor;
+};
+
+// The arrays, checked and on one GPU.
+struct Product {
+  Borrowed a, b, out, scale_a, scale_b;
+  Problem problem;
+  int device;  // -1: all are empty
+
+  Product(py::handle a_object, py::handle b_object, py::handle out_object, const Options& options) {
+    borrow(a_object, "a", a);
+    borrow(b_object, "b", b);
+    borrow(out_object, "out", out);
+    for (Borrowed* operand : {&a, &b}) reinterpret(options.operands, *operand);
+    problem = problem_of(a, b, out, options.accumulate);
+    const bool scales_a = !options.scale_a.is_none(), scales_b = !options.scale_b.is_none();
+    if (scales_a) borrow(options.scale_a, "scale_a", scale_a);
+    if (scales_b) borrow(options.scale_b, "scale_b", scale_b);
+    problem.scales = scales_of(problem, scales_a ? &scale_a : nullptr, scales_b ? &scale_b : nullptr, options.factor);
+    problem.tf32 = options.tf32 && problem.dtype == DType::float32;
+    std::vector<cuda::Named> arrays = {{"a", &a}, {"b", &b}, {"out", &out}};
+    if (scales_a) arrays.push_back({"scale_a", &scale_a});
+    if (scales_b) arrays.push_back({"scale_b", &scale_b});
+    device = cuda::common_device(arrays);
+  }
+
+ private:
+  static void reinterpret(const std::string& operands, Borrowed& array) {
+    if (operands.empty()) return;
+    for (const DType dtype : {DType::float8_e4m3fn, DType::float8_e5m2})
+      if (operands == name(dtype) && array.dtype == DType::uint8) {
+        array.dtype = dtype;
+        return;
+      }
+    throw Error(ErrorKind::invalid, "a and b are not uint8 that hold float8_e4m3fn or float8_e5m2, but " +
+                                        std::string(name(array.dtype)) + " for " + operands);
+  }
+};
+
+void run(py::object a, py::object b, py::object out, bool accumulate, uintptr_t stream, const std::string& variant,
+         const std::string& operands, py::object scale_a, py::object scale_b, float factor, bool tf32) {
+  const Product product(a, b, out, {accumulate, tf32, operands, scale_a, scale_b, factor});
+  if (product.device < 0) return;
+  const cuda::DeviceGuard guard(product.device);
+  const auto& chosen = cuda::choose_for(product.problem, variants, variant);
   const py::gil_scoped_release release;
-  cuda::check(chosen.run(problem, stream), "launching matmul");
+  cuda::check(chosen.run(product.problem, stream), "launching matmul");
 }
 
 // As run with variant sm90; writes a TileRecord for each tile into `log`, and returns their number. Without a log it
 // only returns the number.
-int64_t logged(py::object a_object, py::object b_object, py::object out_object, py::object log_object,
-               uintptr_t stream) {
-  Borrowed a, b, out, log;
-  borrow(a_object, "a", a);
-  borrow(b_object, "b", b);
-  borrow(out_object, "out", out);
-  const Problem problem = problem_of(a, b, out, false);
-  const int device = cuda::common_device({{"a", &a}, {"b", &b}, {"out", &out}});
-  if (device < 0) return 0;
-  const cuda::DeviceGuard guard(device);
+int64_t logged(py::object a, py::object b, py::object out, py::object log_object, uintptr_t stream,
+               const std::string& operands, bool tf32) {
+  Product product(a, b, out, {false, tf32, operands, py::none(), py::none(), 1});
+  const Problem& problem = product.problem;
+  if (product.device < 0) return 0;
+  const cuda::DeviceGuard guard(product.device);
   const char* refused = target_refusal("sm90");
   if (!refused) refused = sm90_operand::refusal(problem);
   if (refused) throw Error(ErrorKind::unsupported, std::string("the product cannot be logged, because ") + refused);
   const int64_t records = count_records(problem), words = sizeof(TileRecord) / sizeof(uint64_t);
   require(records > 0, "a product with several batch dimensions, or an empty one, cannot be logged");
   if (log_object.is_none()) return records;
+  Borrowed log;
   borrow(log_object, "log", log);
-  cuda::common_device({{"out", &out}, {"log", &log}});
+  cuda::common_device({{"out", &product.out}, {"log", &log}});
   const bool whole = log.ndim == 2 && log.shape[1] == words && log.strides[1] == 1 && log.strides[0] == words;
   require(log.dtype == DType::uint64 && whole && log.shape[0] == records && log.writable,
           "log is not a contiguous, writable uint64 array of shape (" + std::to_string(records) + ", 8)");
@@ -63,10 +102,20 @@ int64_t logged(py::object a_object, py::object b_object, py::object out_object, 
 }
 
 // The plans that sm90 would weigh for operands and an out without padding, row by row. Needs no GPU.
-std::string explain(int64_t m, int64_t n, int64_t k, int64_t batches, int out_bytes, int multiprocessors) {
+std::string explain(int64_t m, int64_t n, int64_t k, int64_t batches, int bytes, int out_bytes, bool scaled_along_k,
+                    int multiprocessors) {
   require(m > 0 && n > 0 && k > 0 && batches > 0 && multiprocessors > 0, "a size is not positive");
+  require(bytes == 1 || bytes == 2 || bytes == 4, "the tensor cores take elements of 1, 2 or 4 bytes");
   const auto by_box = [out_bytes](int64_t columns) { return columns * out_bytes % 16 == 0; };
-  const sm90_plan::Shape shape = {m, n, k, batches, out_bytes, {by_box(n), n == 1 && by_box(m)}, multiprocessors};
+  const sm90_plan::Shape shape = {m,
+                                  n,
+                                  k,
+                                  batches,
+                                  bytes,
+                                  out_bytes,
+                                  scaled_along_k && bytes == 1,
+                                  {by_box(n), n == 1 && by_box(m)},
+                                  multiprocessors};
   std::string text(static_cast<size_t>(sm90_plan::explain(shape, nullptr, 0)), ' ');
   sm90_plan::explain(shape, &text[0], static_cast<int>(text.size()) + 1);
   return text;
@@ -76,12 +125,16 @@ std::string explain(int64_t m, int64_t n, int64_t k, int64_t batches, int out_by
 
 void bind(py::module_& module) {
   module.def("run", &run, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("accumulate") = false,
-             py::arg("stream") = 0, py::arg("variant") = "",
-             "Enqueue out = a @ b (+ out) on `stream` of the arrays' GPU.");
+             py::arg("stream") = 0, py::arg("variant") = "", py::arg("operands") = "", py::arg("scale_a") = py::none(),
+             py::arg("scale_b") = py::none(), py::arg("factor") = 1.0f, py::arg("tf32") = false,
+             "Enqueue out = factor * (scale_a a) @ (scale_b b) (+ out) on `stream` of the arrays' GPU. operands: the "
+             "8-bit floating-point type that a and b, given as uint8, hold. tf32: float32 may be rounded to TF32.");
   module.def("run_logged", &logged, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("log") = py::none(),
-             py::arg("stream") = 0, "Number of tiles; with log, enqueue out = a @ b that writes 8 words about each.");
+             py::arg("stream") = 0, py::arg("operands") = "", py::arg("tf32") = false,
+             "Number of tiles; with log, enqueue out = a @ b that writes 8 words about each.");
   module.def("explain", &explain, py::arg("m"), py::arg("n"), py::arg("k"), py::arg("batches") = 1,
-             py::arg("out_bytes") = 2, py::arg("multiprocessors") = 132,
+             py::arg("bytes") = 2, py::arg("out_bytes") = 2, py::arg("scaled_along_k") = false,
+             py::arg("multiprocessors") = 132,
              "The cost model's table of the tiles that sm90 can use for a product, the chosen one marked.");
   module.def(
       "variants", [] { return cuda::list_variants(variants); }, "(name, refusal or \"\") of each target, best first.");

@@ -26,6 +26,8 @@ inline DType output_dtype(DType dtype) {
     case DType::float32:
     case DType::bfloat16:
     case DType::float16:
+    case DType::float8_e4m3fn:
+    case DType::float8_e5m2:
       return DType::float32;
     case DType::int8:
       return DType::int32;
@@ -96,12 +98,15 @@ inline int output_shape(const Problem& problem, int64_t* shape) {
   return problem.batch_ndim + 2;
 }
 
-// Whether out is of a's own 16-bit type.
-inline bool is_narrow(const Array& a, const Array& out) { return out.dtype == a.dtype && itemsize(a.dtype) == 2; }
+// Whether out is of a's own 16-bit type, or, for operands of 8 bits, of any.
+inline bool is_narrow(const Array& a, const Array& out) {
+  if (is_float8(a.dtype)) return out.dtype == DType::bfloat16 || out.dtype == DType::float16;
+  return out.dtype == a.dtype && itemsize(a.dtype) == 2;
+}
 
 // Checks nothing: for an array that was made for this product.
 inline void set_output(const Array& out, bool accumulate, Problem& problem) {
-  problem.narrow = itemsize(out.dtype) == 2;
+  problem.narrow = itemsize(out.dtype) == 2, problem.out_dtype = out.dtype;
   problem.out = out.data, problem.accumulate = accumulate;
   std::copy(out.strides, out.strides + problem.batch_ndim, problem.out_batch);
   problem.out_row = stride_of(out, out.ndim - 2), problem.out_column = stride_of(out, out.ndim - 1);
@@ -118,7 +123,10 @@ inline void check_output(const Array& a, const Array& b, const Array& out, const
   const DType wanted = output_dtype(a.dtype);
   require(out.dtype == wanted || is_narrow(a, out), [&] {
     return std::string("out is ") + name(out.dtype) + "; the product of " + name(a.dtype) + " arrays is " +
-           name(wanted) + (itemsize(a.dtype) == 2 ? std::string(" or ") + name(a.dtype) : "");
+           name(wanted) +
+           (is_float8(a.dtype)       ? ", float16 or bfloat16"
+            : itemsize(a.dtype) == 2 ? std::string(" or ") + name(a.dtype)
+                                     : std::string());
   });
   require(out.writable, "out is read-only; give an array that can be written");
   require(!overlaps_itself(out),

@@ -10,6 +10,19 @@
 
 namespace pyhpc::matmul {
 
+// Factors of the elements of an 8-bit floating-point operand: float32, on the device of the operand. Element (mn, p),
+// mn a's row or b's column, is multiplied by values[mn mn_stride], or, with scales along k, by values[mn_block
+// mn_stride + p/128 k_stride], mn_block the row of a or b's block of 128 columns.
+struct Scale {
+  const float* values = nullptr;    // nullptr: 1
+  int mn_stride = 0, k_stride = 0;  // the last element is not 2^31 elements or more away: registers are scarce
+};
+struct Scales {
+  float factor = 1;  // of every element of the product
+  bool along_k = false;
+  Scale a, b;
+};
+
 // Strides are in elements, of any sign; those of out do not overlap. Data is aligned to its element size.
 struct Problem {
   DType dtype;  // of a and b
@@ -21,6 +34,10 @@ struct Problem {
   bool narrow;  // out is of a's 16-bit type: sums are float32 all the same, and rounded once, to nearest even
   int batch_ndim;
   int64_t batch_shape[Array::max_ndim], a_batch[Array::max_ndim], b_batch[Array::max_ndim], out_batch[Array::max_ndim];
+  // On a GPU alone: 8-bit floating-point operands may have scales, float32 operands may be rounded to TF32.
+  DType out_dtype;
+  Scales scales;
+  bool tf32;
 };
 
 // One thread computes a product of so many multiply-adds faster than a team is asked for and woken.

@@ -1,9 +1,12 @@
 // Matrix product for every GPU since Ampere: out = a b (+ out), batched, any strides of either sign.
 //   bfloat16, float16   tensor cores (mma.m16n8k16), float sums, rounded once into an out of 16 bits
-//   float32, float64    fused multiply-adds; int8 by dot products of four bytes, int32 sums
+//   E4M3, E5M2          as float16, which holds all of them, the sums times their scales; with scales along k as
+//   float32 float32, float64    fused multiply-adds; int8 by dot products of four bytes, int32 sums
 // One block computes one output tile and walks along k: a tile of a and of b is fetched to registers while the previous
 // one, in shared memory, is multiplied. Elements outside the matrices are read as zero, so no size is special.
 // Simple on purpose: no asynchronous copies, no vector loads (they would need unit strides).
+#include <type_traits>
+
 #include "core/cuda_mma.h"
 #include "core/cuda_variant.h"
 #include "matmul/matmul.h"
@@ -82,12 +85,30 @@ __device__ void put(float value, bool add, Narrow& out) {
   cuda::from_float(add ? sum(cuda::to_float(out), value) : value, out);
 }
 
+// The factor of row i of a and column j of b.
+__device__ inline float scale_at(const Scales& scales, int64_t i, int64_t j) {
+  return scales.factor * (scales.a.values ? scales.a.values[i * scales.a.mn_stride] : 1.0f) *
+         (scales.b.values ? scales.b.values[j * scales.b.mn_stride] : 1.0f);
+}
+
+struct AnyFloat {};  // an out whose type is known when the kernel runs
+
 template <class Out, class Sum>
 __device__ void store(const Problem& problem, const Block& block, int row, int column, Sum value) {
   const int64_t i = block.first_row + row, j = block.first_column + column;
   if (i >= problem.m || j >= problem.n) return;
-  put(value, problem.accumulate,
-      static_cast<Out*>(problem.out)[block.out + i * problem.out_row + j * problem.out_column]);
+  const int64_t at = block.out + i * problem.out_row + j * problem.out_column;
+  if constexpr (!std::is_same<Out, AnyFloat>::value) {
+    put(value, problem.accumulate, static_cast<Out*>(problem.out)[at]);
+  } else {
+    value *= problem.scales.along_k ? problem.scales.factor : scale_at(problem.scales, i, j);
+    if (problem.out_dtype == DType::float32)
+      put(value, problem.accumulate, static_cast<float*>(problem.out)[at]);
+    else if (problem.out_dtype == DType::bfloat16)
+      put(value, problem.accumulate, static_cast<Bfloat16*>(problem.out)[at]);
+    else
+      put(value, problem.accumulate, static_cast<Float16*>(problem.out)[at]);
+  }
 }
 
 // ---- tensor cores: 8 warps, 2×4, each 64×32 of a 128×128 tile, 32 deep ----
@@ -100,18 +121,26 @@ constexpr int row_tiles = warp_rows / cuda::mma::m, column_tiles = warp_columns 
 constexpr int fetched = tile * depth / threads;
 constexpr int words = depth / 2 + 4;  // a row of pairs; the padding spreads the rows that a warp reads over all banks
 
+// What the tensor cores multiply: 8-bit numbers as float16.
+__device__ inline Bfloat16 factor(Bfloat16 value) { return value; }
+__device__ inline Float16 factor(Float16 value) { return value; }
+__device__ inline Float16 factor(cuda::Float8E4m3 value) { return cuda::to_half(value); }
+__device__ inline Float16 factor(cuda::Float8E5m2 value) { return cuda::to_half(value); }
+template <class In>
+using Factor = decltype(factor(In{}));
+
 template <class T>
 struct Fetched {
   T values[fetched];
 };
 
-template <class T>
-__device__ Fetched<T> fetch(const View<T>& view, int64_t first_k) {
-  Fetched<T> registers;
+template <class In>
+__device__ Fetched<Factor<In>> fetch(const View<In>& view, int64_t first_k) {
+  Fetched<Factor<In>> registers;
 #pragma unroll
   for (int i = 0; i < fetched; ++i) {
     const Position at = tile_position<tile, depth>(static_cast<int>(threadIdx.x) + i * threads, view.along_k);
-    registers.values[i] = view.at(at.row, first_k + at.k);
+    registers.values[i] = factor(view.at(at.row, first_k + at.k));
   }
   return registers;
 }
@@ -148,11 +177,12 @@ __device__ __forceinline__ void multiply(float (&sums)[row_tiles][column_tiles][
   }
 }
 
-template <class T, class Out>
+template <class In, class Out>
 __global__ void __launch_bounds__(threads) kernel(Problem problem) {
+  using T = Factor<In>;
   __shared__ uint32_t a_tile[tile][words], b_tile[tile][words];
   const Block block = block_of(problem, tile);
-  const View<T> a = rows_of_a<T>(problem, block), b = columns_of_b<T>(problem, block);
+  const View<In> a = rows_of_a<In>(problem, block), b = columns_of_b<In>(problem, block);
   const int lane = threadIdx.x % cuda::warp_size, warp = threadIdx.x / cuda::warp_size;
   const int row = warp / warps_across * warp_rows, column = warp % warps_across * warp_columns;
   float sums[row_tiles][column_tiles][4] = {};
@@ -185,17 +215,19 @@ namespace plain {
 constexpr int tile = 64, depth = 16, side = 16, threads = side * side, per_thread = tile / side;
 constexpr int fetched = tile * depth / threads;
 
-// What is multiplied at once: one element, or four bytes of int8.
+// What is multiplied at once: one element, or four bytes of int8; 8-bit floating-point numbers as float, scaled.
 template <class In>
 struct Word {
-  using type = In;
-  using sum = In;
+  using type = typename std::conditional<sizeof(In) == 1, float, In>::type;
+  using sum = type;
+  using out = typename std::conditional<sizeof(In) == 1, AnyFloat, In>::type;
   static constexpr int elements = 1;
 };
 template <>
 struct Word<int8_t> {
   using type = int32_t;
   using sum = int32_t;
+  using out = int32_t;
   static constexpr int elements = 4;
 };
 
@@ -213,6 +245,28 @@ __device__ inline int32_t word(const View<int8_t>& view, int64_t row, int64_t k)
   return static_cast<int32_t>(bytes);
 }
 
+// An operand whose scales change along k; `first` is its first row's (column's) number, `per_scale` how many share one.
+template <class T>
+struct ScaledView : View<T> {
+  Scale scale;
+  int64_t first, per_scale;
+};
+template <class T>
+__device__ ScaledView<T> scaled(const View<T>& view, const Scale& scale, int64_t first, int per_scale) {
+  return {view, scale, first, per_scale};
+}
+__device__ inline View<int8_t> scaled(const View<int8_t>& view, const Scale&, int64_t, int) { return view; }
+__device__ inline View<float> scaled(const View<float>& view, const Scale&, int64_t, int) { return view; }
+__device__ inline View<double> scaled(const View<double>& view, const Scale&, int64_t, int) { return view; }
+
+template <class T>
+__device__ float word(const ScaledView<T>& view, int64_t row, int64_t k) {
+  const Scale& scale = view.scale;
+  const float value = cuda::to_float(view.at(row, k));
+  if (!scale.values || row >= view.rows || k >= view.depth) return value;
+  return value * scale.values[(view.first + row) / view.per_scale * scale.mn_stride + k / 128 * scale.k_stride];
+}
+
 template <class In>
 using Tile = typename Word<In>::type[depth][tile + 1];
 
@@ -221,8 +275,8 @@ struct Fetched {
   typename Word<In>::type values[fetched];
 };
 
-template <class In>
-__device__ Fetched<In> fetch(const View<In>& view, int64_t first_k) {
+template <class In, class Source>
+__device__ Fetched<In> fetch(const Source& view, int64_t first_k) {
   Fetched<In> registers;
 #pragma unroll
   for (int i = 0; i < fetched; ++i) {
@@ -260,25 +314,26 @@ template <class In>
 __global__ void __launch_bounds__(threads) kernel(Problem problem) {
   __shared__ Tile<In> a_tile, b_tile;
   const Block block = block_of(problem, tile);
-  const View<In> a = rows_of_a<In>(problem, block), b = columns_of_b<In>(problem, block);
+  const auto a = scaled(rows_of_a<In>(problem, block), problem.scales.a, block.first_row, 1);
+  const auto b = scaled(columns_of_b<In>(problem, block), problem.scales.b, block.first_column, 128);
   const int row = threadIdx.x / side, column = threadIdx.x % side;
   typename Word<In>::sum sums[per_thread][per_thread] = {};
   const int64_t words = cuda::blocks_for(problem.k, Word<In>::elements);
-  Fetched<In> next_a = fetch(a, 0), next_b = fetch(b, 0);
+  Fetched<In> next_a = fetch<In>(a, 0), next_b = fetch<In>(b, 0);
   for (int64_t k = 0; k < words; k += depth) {
     __syncthreads();  // the tile in shared memory is used up
     keep(next_a, a.along_k, a_tile);
     keep(next_b, b.along_k, b_tile);
     __syncthreads();
-    next_a = fetch(a, k + depth);
-    next_b = fetch(b, k + depth);
+    next_a = fetch<In>(a, k + depth);
+    next_b = fetch<In>(b, k + depth);
     multiply<In>(sums, a_tile, b_tile, row, column);
   }
 #pragma unroll
   for (int r = 0; r < per_thread; ++r)
 #pragma unroll
     for (int c = 0; c < per_thread; ++c)
-      store<typename Word<In>::sum>(problem, block, row + r * side, column + c * side, sums[r][c]);
+      store<typename Word<In>::out>(problem, block, row + r * side, column + c * side, sums[r][c]);
 }
 
 }  // namespace plain
@@ -301,6 +356,12 @@ int run(const Problem& problem, uintptr_t stream) {
       return tensor_run(problem.narrow ? tensor::kernel<Bfloat16, Bfloat16> : tensor::kernel<Bfloat16, float>);
     case DType::float16:
       return tensor_run(problem.narrow ? tensor::kernel<Float16, Float16> : tensor::kernel<Float16, float>);
+    case DType::float8_e4m3fn:
+      return problem.scales.along_k ? plain_run(plain::kernel<cuda::Float8E4m3>)
+                                    : tensor_run(tensor::kernel<cuda::Float8E4m3, AnyFloat>);
+    case DType::float8_e5m2:
+      return problem.scales.along_k ? plain_run(plain::kernel<cuda::Float8E5m2>)
+                                    : tensor_run(tensor::kernel<cuda::Float8E5m2, AnyFloat>);
     case DType::float64:
       return plain_run(plain::kernel<double>);
     case DType::float32:

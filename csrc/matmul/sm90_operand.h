@@ -1,6 +1,7 @@
 // Which products the copy engine can feed, and how: plain C++, no CUDA.
 // An operand of sm90.cu is "mn × k": rows of a, or columns of b. One of the two directions must be contiguous, the
-// other and the batch must have strides of whole 16 bytes, and the data must begin at 16 bytes.
+// other and the batch must have strides of whole 16 bytes, and the data must begin at 16 bytes. Elements that are not
+// of 16 bits must be contiguous along k. sm80.cu computes the rest.
 #pragma once
 #include <stdint.h>
 
@@ -8,11 +9,12 @@
 
 namespace pyhpc::matmul::sm90_operand {
 
-constexpr int alignment = 16;                 // bytes
-constexpr int64_t most = int64_t{1} << 31;    // coordinates are 32-bit
-constexpr int64_t widest = int64_t{1} << 39;  // elements of 16 bits in the largest stride
+constexpr int alignment = 16;               // bytes
+constexpr int64_t most = int64_t{1} << 30;  // coordinates are signed, of 32 bits, and a tile's end lies beyond the edge
+constexpr int64_t widest = int64_t{1} << 38;  // elements of 4 bytes in the largest stride
 
 struct Operand {
+  int bytes;  // of an element
   const void* data;
   int64_t mn, k, mn_stride, k_stride, batch_stride;
 };
@@ -25,10 +27,10 @@ inline bool is_stride(int64_t stride, int64_t size, int64_t unit) {
 inline int64_t stride_for(int64_t stride, int64_t size, int64_t unit) { return size == 1 ? unit : stride; }
 
 inline bool can_lie_along_k(const Operand& x) {
-  return (x.k_stride == 1 || x.k == 1) && is_stride(x.mn_stride, x.mn, alignment / 2);
+  return (x.k_stride == 1 || x.k == 1) && is_stride(x.mn_stride, x.mn, alignment / x.bytes);
 }
-inline bool can_lie_along_mn(const Operand& x) {
-  return (x.mn_stride == 1 || x.mn == 1) && is_stride(x.k_stride, x.k, alignment / 2);
+inline bool can_lie_along_mn(const Operand& x) {  // the tensor cores turn operands of 16 bits alone
+  return x.bytes == 2 && (x.mn_stride == 1 || x.mn == 1) && is_stride(x.k_stride, x.k, alignment / x.bytes);
 }
 inline bool is_aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % alignment == 0; }
 
@@ -59,10 +61,12 @@ inline int64_t last(const Problem& problem, const int64_t* of, int64_t otherwise
 inline int64_t batches(const Problem& problem) { return last(problem, problem.batch_shape, 1); }
 
 inline Operand operand_a(const Problem& problem) {
-  return {problem.a, problem.m, problem.k, problem.a_row, problem.a_column, last(problem, problem.a_batch, 0)};
+  return {itemsize(problem.dtype),          problem.a, problem.m, problem.k, problem.a_row, problem.a_column,
+          last(problem, problem.a_batch, 0)};
 }
 inline Operand operand_b(const Problem& problem) {
-  return {problem.b, problem.n, problem.k, problem.b_column, problem.b_row, last(problem, problem.b_batch, 0)};
+  return {itemsize(problem.dtype),          problem.b, problem.n, problem.k, problem.b_column, problem.b_row,
+          last(problem, problem.b_batch, 0)};
 }
 
 // out^T = b^T a^T.
@@ -72,6 +76,7 @@ inline Problem transposed(const Problem& problem) {
   result.a = problem.b, result.a_row = problem.b_column, result.a_column = problem.b_row;
   result.b = problem.a, result.b_row = problem.a_column, result.b_column = problem.a_row;
   result.out_row = problem.out_column, result.out_column = problem.out_row;
+  result.scales.a = problem.scales.b, result.scales.b = problem.scales.a;
   for (int i = 0; i < problem.batch_ndim; ++i)
     result.a_batch[i] = problem.b_batch[i], result.b_batch[i] = problem.a_batch[i];
   return result;
@@ -79,7 +84,7 @@ inline Problem transposed(const Problem& problem) {
 
 // Whether the copy engine can write out: rows contiguous, nothing to add to.
 inline bool out_by_box(const Problem& problem) {
-  const int64_t unit = alignment / (problem.narrow ? 2 : 4);
+  const int64_t unit = alignment / itemsize(problem.out_dtype);
   const bool rows = problem.n == 1 || problem.out_column == 1;
   bool batch = true;
   for (int i = 0; i < problem.batch_ndim; ++i)
@@ -89,23 +94,29 @@ inline bool out_by_box(const Problem& problem) {
 
 inline bool batch_fits(const int64_t* strides, const Problem& problem) {
   for (int i = 0; i < problem.batch_ndim; ++i)
-    if (strides[i] != 0 && !is_stride(strides[i], problem.batch_shape[i], alignment / 2)) return false;
+    if (strides[i] != 0 && !is_stride(strides[i], problem.batch_shape[i], alignment / itemsize(problem.dtype)))
+      return false;
   return true;
 }
 
 // Why the tensor cores of sm_90a do not take this product, as the end of "... because", or nullptr.
 inline const char* refusal(const Problem& problem) {
-  if (problem.dtype != DType::bfloat16 && problem.dtype != DType::float16) return "a and b are not of 16 bits";
+  if (problem.dtype == DType::float64) return "it has no instruction for float64 with operands in shared memory";
+  if (problem.dtype == DType::float32 && !problem.tf32) return "its tensor cores would round float32 to TF32";
   if (problem.k == 0) return "k is 0, and the copy engine takes no empty tensor";
-  if (problem.m >= most || problem.n >= most || problem.k >= most) return "a size is 2^31 or more";
-  if ((problem.m / 64 + 2.0) * (problem.n / 64 + 2.0) * batches(problem) >= most) return "there are 2^31 tiles or more";
+  if (problem.m >= most || problem.n >= most || problem.k >= most) return "a size is 2^30 or more";
+  if ((problem.m / 64 + 2.0) * (problem.n / 64 + 2.0) * batches(problem) >= most) return "there are 2^30 tiles or more";
   const Operand a = operand_a(problem), b = operand_b(problem);
   if (!is_aligned(a.data)) return "a does not begin at a multiple of 16 bytes";
   if (!is_aligned(b.data)) return "b does not begin at a multiple of 16 bytes";
   if (!can_lie_along_k(a) && !can_lie_along_mn(a))
-    return "a has no contiguous direction, or a stride that is no positive multiple of 16 bytes";
+    return a.bytes == 2
+               ? "a has no contiguous direction, or a stride that is no positive multiple of 16 bytes"
+               : "a's rows are not contiguous along k, or have a stride that is no positive multiple of 16 bytes";
   if (!can_lie_along_k(b) && !can_lie_along_mn(b))
-    return "b has no contiguous direction, or a stride that is no positive multiple of 16 bytes";
+    return b.bytes == 2 ? "b has no contiguous direction, or a stride that is no positive multiple of 16 bytes"
+                        : "b's columns are not contiguous along k, or have a stride that is no positive multiple of 16 "
+                          "bytes";
   if (!batch_fits(problem.a_batch, problem) || !batch_fits(problem.b_batch, problem))
     return "the batch has a stride that is no positive multiple of 16 bytes";
   return nullptr;

@@ -5,7 +5,7 @@
 #include "allreduce/sm80.cu"
 #include "attention/check.h"
 #include "attention/sm80.cu"
-#include "matmul/check.h"
+#include "matmul/scales.h"
 #include "matmul/sm80.cu"
 #include "memory/sm80.cu"
 
@@ -33,6 +33,15 @@ void set_reverse_order(bool reverse) { pyhpc::emulation::reverse_order = reverse
 
 const char* matmul(const Array* a, const Array* b, const Array* out, bool accumulate) {
   return guarded([&] { return pyhpc::matmul::sm80.run(pyhpc::matmul::problem_of(*a, *b, *out, accumulate), 0); });
+}
+
+const char* scaled_matmul(const Array* a, const Array* b, const Array* out, const Array* scale_a,
+                          const Array* scale_b) {
+  return guarded([&] {
+    pyhpc::matmul::Problem problem = pyhpc::matmul::problem_of(*a, *b, *out, false);
+    problem.scales = pyhpc::matmul::scales_of(problem, scale_a, scale_b, 0.5f);
+    return pyhpc::matmul::sm80.run(problem, 0);
+  });
 }
 
 const char* attention(const Array* q, const Array* k, const Array* v, const Array* out, const Array* lse, bool causal,

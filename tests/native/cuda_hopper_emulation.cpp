@@ -27,7 +27,7 @@ int encode_tensor(const TensorLayout& layout, TensorMap& map) {
 
 }  // namespace pyhpc::cuda
 
-#include "matmul/check.h"
+#include "matmul/scales.h"
 #include "matmul/sm90.cu"
 
 namespace {
@@ -45,14 +45,22 @@ void set_multiprocessors(int count) { cuda::emulated_multiprocessors = count; }
 
 struct Forced {  // the plan to run, but for what follows from it
   bool exchanged;
-  int columns, cluster_rows, split;
+  int columns, cluster_rows, split, rows;
 };
 
-const char* matmul(const Array* a, const Array* b, const Array* out, bool accumulate, int multiprocessors,
-                   const Forced* forced) {
+struct Options {
+  bool accumulate, tf32;
+  int multiprocessors;
+  float factor;
+  const Array *scale_a, *scale_b;  // or nullptr
+};
+
+const char* matmul(const Array* a, const Array* b, const Array* out, const Options* options, const Forced* forced) {
   try {
-    cuda::emulated_multiprocessors = multiprocessors;
-    const matmul::Problem problem = matmul::problem_of(*a, *b, *out, accumulate);
+    const int multiprocessors = cuda::emulated_multiprocessors = options->multiprocessors;
+    matmul::Problem problem = matmul::problem_of(*a, *b, *out, options->accumulate);
+    problem.scales = matmul::scales_of(problem, options->scale_a, options->scale_b, options->factor);
+    problem.tf32 = options->tf32;
     if (const char* reason = matmul::sm90.refusal(problem)) return sentence = reason, sentence.c_str();
     int status = 0;
     if (forced->columns == 0) {
@@ -60,7 +68,8 @@ const char* matmul(const Array* a, const Array* b, const Array* out, bool accumu
     } else {
       const matmul::Problem merged = matmul::sm90_operand::merged(problem);
       const matmul::Shape shape = matmul::planned_shape(merged, multiprocessors);
-      matmul::Plan plan = {forced->exchanged, forced->columns, forced->cluster_rows, forced->split, 1, false, 0};
+      matmul::Plan plan = {
+          forced->exchanged, forced->rows, forced->columns, forced->cluster_rows, forced->split, 1, false, 0};
       plan.by_box = plan.split == 1 && shape.by_box[plan.exchanged];
       plan.band = matmul::sm90_plan::best_band(shape, plan);
       status = matmul::enqueue_all(merged, {plan, multiprocessors, nullptr, 0});

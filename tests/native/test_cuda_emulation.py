@@ -21,6 +21,7 @@ DTYPES = {  # in the order of DType, core/array.h
     **{f"int{bits}": np.dtype(f"int{bits}") for bits in (64, 32, 16, 8)},
     **{f"uint{bits}": np.dtype(f"uint{bits}") for bits in (64, 32, 16, 8)},
 }
+FLOAT8 = [np.dtype(ml_dtypes.float8_e4m3fn), np.dtype(ml_dtypes.float8_e5m2)]  # follow those
 PRODUCTS = {"float64": "float64", "float32": "float32", "bfloat16": "float32", "float16": "float32", "int8": "int32"}
 UNITS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
@@ -40,7 +41,7 @@ class Array(ctypes.Structure):
 
 
 def view(array: np.ndarray) -> Array:
-    dtype = list(DTYPES.values()).index(array.dtype)
+    dtype = [*DTYPES.values(), *FLOAT8].index(array.dtype)
     strides = [step // array.itemsize for step in array.strides]
     sizes = (ctypes.c_int64 * 8)(*array.shape), (ctypes.c_int64 * 8)(*strides)
     return Array(array.ctypes.data, dtype, array.ndim, *sizes, array.flags.writeable, 0)
@@ -145,6 +146,34 @@ def test_matmul_takes_transposes_negative_strides_and_broadcast_batches(emulated
 def test_matmul_refuses_what_the_binding_refuses(emulated):
     with pytest.raises(ValueError, match="needs"):
         emulated("matmul", random((2, 3), "float32"), random((3, 4), "float32"), np.zeros((2, 5), np.float32), False)
+
+
+@pytest.mark.parametrize("along_k", [False, True])
+@pytest.mark.parametrize("dtype", FLOAT8, ids=str)
+def test_matmul_of_8_bit_floats_of_any_strides_is_scaled(emulated, dtype, along_k):
+    generator, (m, n, k) = np.random.default_rng(5), (67, 131, 140)
+    a = generator.standard_normal((k, m)).astype(dtype).T[:, ::-1]
+    b = generator.standard_normal((k, 2 * n)).astype(dtype)[:, ::2]
+    shapes = ((m, 2), (2, 2)) if along_k else ((m, 1), (1, n))
+    scale_a, scale_b = (generator.uniform(0.25, 4, shape).astype(np.float32) for shape in shapes)
+    whole_a, whole_b = scale_a, scale_b
+    if along_k:
+        whole_a, whole_b = np.repeat(scale_a, 128, 1)[:, :k], np.repeat(np.repeat(scale_b, 128, 0), 128, 1)[:k, :n]
+    left, right = a.astype(np.float64) * whole_a * 0.5, b.astype(np.float64) * whole_b
+    exact, sizes = left @ right, np.abs(left) @ np.abs(right)
+    for kind in ("float32", "float16", "bfloat16"):
+        out = np.full((m, n), 77, DTYPES[kind])
+        emulated("scaled_matmul", a, b, out, scale_a, scale_b)
+        bound = (k + 6) * 2.0**-24 * sizes + (kind != "float32") * UNITS[kind] * 1.01 * np.abs(exact)
+        assert (np.abs(out.astype(np.float64) - exact) <= bound).all()
+
+
+def test_every_8_bit_number_is_what_its_specification_says(emulated):
+    for dtype in FLOAT8:
+        numbers = np.arange(256, dtype=np.uint8).view(dtype)
+        out, one = np.zeros((256, 1), np.float32), np.ones((1, 1), np.float32)
+        emulated("scaled_matmul", numbers.reshape(256, 1), one.astype(dtype), out, one, 2 * one)  # and the factor 0.5
+        np.testing.assert_array_equal(out[:, 0], numbers.astype(np.float32))
 
 
 # ---- attention ----

@@ -79,6 +79,10 @@ HOPPER = """
         (HOPPER.replace("USETMAXREG", "NOP"), "no USETMAXREG"),
         (HOPPER.replace("/*0050*/  HGMMA", "/*0050*/  NOP"), "1 WARPGROUP.ARRIVE for 1 products"),
         (HOPPER + "        /*0060*/  STL [R1], R2 ;", "uses local memory"),
+        (HOPPER.replace("good", "8Bfloat16"), None),
+        (HOPPER.replace("good", "7Float16"), "_Z47Float16v has no HGMMA"),
+        (HOPPER.replace("good", "10Float8E4m3"), "has no QGMMA"),
+        (HOPPER.replace("good", "4TileIa"), "has no IGMMA"),
     ],
 )
 def test_each_kernel_for_hopper_must_use_what_it_is_built_on(gate, text, fault):

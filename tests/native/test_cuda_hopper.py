@@ -16,7 +16,9 @@ import pytest
 from pyhpc.measure import multiprocessors
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-DTYPES = [np.dtype(x) for x in (np.float64, np.float32, np.float16, BFLOAT16)]  # in the order of DType, core/array.h
+E4M3, E5M2 = (np.dtype(x) for x in (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2))
+# In the order of DType, core/array.h.
+DTYPES = [np.dtype(x) for x in (np.float64, np.float32, np.float16, BFLOAT16, *"qihbQIHB", E4M3, E5M2)]
 
 
 class Array(ctypes.Structure):
@@ -41,10 +43,31 @@ class Forced(ctypes.Structure):
         ("columns", ctypes.c_int),
         ("cluster_rows", ctypes.c_int),
         ("split", ctypes.c_int),
+        ("rows", ctypes.c_int),
     )
 
 
-CHOSEN = Forced(False, 0, 0, 0)
+class Options(ctypes.Structure):
+    _fields_ = (
+        ("accumulate", ctypes.c_bool),
+        ("tf32", ctypes.c_bool),
+        ("multiprocessors", ctypes.c_int),
+        ("factor", ctypes.c_float),
+        ("scale_a", ctypes.POINTER(Array)),
+        ("scale_b", ctypes.POINTER(Array)),
+    )
+
+
+def options_of(accumulate=False, tf32=False, multiprocessors=4, factor=1.0, scale_a=None, scale_b=None):
+    scales = [None if x is None else ctypes.pointer(view(x)) for x in (scale_a, scale_b)]
+    return Options(accumulate, tf32, multiprocessors, factor, *scales)
+
+
+def plan(columns, cluster_rows=1, split=1, *, exchanged=False, rows=128):
+    return Forced(exchanged, columns, cluster_rows, split, rows)
+
+
+CHOSEN = plan(0)
 MODES = [(1, 1), (2, 1), (1, 2), (1, 4), (1, 8)]  # cluster_rows, split
 
 
@@ -68,18 +91,20 @@ def aligned(shape, dtype, seed=None, layout="C"):
     raw = np.empty(int(np.prod(shape)) * dtype.itemsize + 16, np.uint8)
     start = -raw.ctypes.data % 16
     array = raw[start : start + int(np.prod(shape)) * dtype.itemsize].view(dtype).reshape(order)
-    array[...] = 77 if seed is None else np.random.default_rng(seed).standard_normal(order).astype(dtype)
+    random = np.random.default_rng(seed)
+    values = random.integers(-128, 128, order) if dtype.kind == "i" else random.standard_normal(order)
+    array[...] = 77 if seed is None else values.astype(dtype)
     return array if layout == "C" else array.swapaxes(-1, -2)
 
 
-def run(library, a, b, out, forced=CHOSEN, accumulate=False, multiprocessors=4):
+def run(library, a, b, out, forced=CHOSEN, **rest):
     """The kernel in both orders, the same bits; the sentence of its refusal, or ""."""
-    before, results = out.copy(), []
+    before, results, options = out.copy(), [], options_of(**rest)
     for reverse in (False, True):
         out[...] = before
         library.set_reverse_order(reverse)
         arrays = [ctypes.byref(view(x)) for x in (a, b, out)]
-        said = library.matmul(*arrays, accumulate, multiprocessors, ctypes.byref(forced)).decode()
+        said = library.matmul(*arrays, ctypes.byref(options), ctypes.byref(forced)).decode()
         if said:
             return said
         results.append(out.tobytes())
@@ -87,15 +112,34 @@ def run(library, a, b, out, forced=CHOSEN, accumulate=False, multiprocessors=4):
     return ""
 
 
-def check(library, a, b, out, forced=CHOSEN, accumulate=False, multiprocessors=4):
+def spread(scale, shape):
+    """The factor of every element of an operand."""
+    whole = np.ones((1, 1)) if scale is None else scale.astype(np.float64)
+    for axis, size in enumerate(shape):
+        if whole.shape[axis] not in (1, size):
+            whole = np.repeat(whole, 128, axis)[: size if axis == 0 else None, : size if axis == 1 else None]
+    return np.broadcast_to(whole, shape)
+
+
+def check(library, a, b, out, forced=CHOSEN, **rest):
+    """The product of two matrices, or of batches of them, within the proven bound."""
     exact_a, exact_b = a.astype(np.float64), b.astype(np.float64)
-    before = out.astype(np.float64) if accumulate else 0
+    if a.ndim == 2:
+        exact_a, exact_b = (
+            x * spread(rest.get(name), x.shape) for x, name in ((exact_a, "scale_a"), (exact_b, "scale_b"))
+        )
+    exact_a = exact_a * rest.get("factor", 1.0)
+    before = out.astype(np.float64) if rest.get("accumulate") else 0
     exact = exact_a @ exact_b + before
-    assert run(library, a, b, out, forced, accumulate, multiprocessors) == ""
+    assert run(library, a, b, out, forced, **rest) == ""
     sizes = np.abs(exact_a) @ np.abs(exact_b) + np.abs(before)
-    bound = (a.shape[-1] + 2) * 2.0**-24 * sizes
+    bound = (a.shape[-1] + 6) * 2.0**-24 * sizes
+    if rest.get("tf32"):
+        bound += (2.0**-9 + 2.0**-20) * sizes  # each operand is cut off to 10 bits
     if out.itemsize == 2:
         bound += float(ml_dtypes.finfo(out.dtype).eps) * np.abs(exact)
+    if out.dtype == np.int32:
+        bound, exact = 0, exact.astype(np.int64).astype(np.int32)
     wrong = ~(np.abs(out.astype(np.float64) - exact) <= bound)
     assert not wrong.any(), f"{wrong.sum()} of {wrong.size} elements, the first at {np.argwhere(wrong)[0]}"
 
@@ -108,14 +152,14 @@ def test_every_tile_and_cluster_gives_the_product_of_every_layout(library, colum
     for number, (left, right) in enumerate(itertools.product("CF", repeat=2)):
         dtype, kind = (BFLOAT16, np.float32) if number % 2 else (np.float16, np.float16)
         a, b = aligned((m, k), dtype, 1, left), aligned((k, n), dtype, 2, right)
-        check(library, a, b, aligned((m, n), kind), Forced(number > 1, columns, *mode), multiprocessors=99)
+        check(library, a, b, aligned((m, n), kind), plan(columns, *mode, exchanged=number > 1), multiprocessors=99)
 
 
 @pytest.mark.parametrize("mode", [(1, 1), (2, 1)])
 def test_a_block_computes_many_tiles_one_after_another(library, mode):
     a, b = aligned((392, 200), BFLOAT16, 1), aligned((200, 520), BFLOAT16, 2)
     for kind in (np.float32, BFLOAT16):
-        check(library, a, b, aligned((392, 520), kind), Forced(False, 128, *mode), multiprocessors=2)
+        check(library, a, b, aligned((392, 520), kind), plan(128, *mode), multiprocessors=2)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 127, 64), (127, 129, 65), (129, 3, 1024), (1, 1, 1), (64, 1, 72)])
@@ -131,7 +175,7 @@ def test_the_chosen_plan_gives_the_product_of_odd_shapes(library, shape, kind):
 @pytest.mark.parametrize("mode", [(1, 1), (1, 2)])
 def test_the_product_is_added_to_out_exactly_once(library, kind, mode):
     a, b = aligned((130, 136), BFLOAT16, 1), aligned((136, 72), BFLOAT16, 2)
-    check(library, a, b, aligned((130, 72), kind, 3), Forced(False, 64, *mode), accumulate=True, multiprocessors=99)
+    check(library, a, b, aligned((130, 72), kind, 3), plan(64, *mode), accumulate=True, multiprocessors=99)
 
 
 def test_out_of_any_strides_is_written_and_nothing_else(library):
@@ -157,15 +201,99 @@ def test_batches_of_several_dimensions_broadcast(library):
         (lambda: (aligned((8, 16), BFLOAT16, 1)[:, 1:9], aligned((8, 8), BFLOAT16, 2)), "a does not begin"),
         (lambda: (aligned((8, 0), BFLOAT16), aligned((0, 8), BFLOAT16)), "k is 0"),
         (lambda: (aligned((2, 44), BFLOAT16, 1)[:, :40].reshape(2, 5, 8), None), "the batch has"),
-        (lambda: (aligned((8, 8), np.float32, 1), aligned((8, 8), np.float32, 2)), "not of 16 bits"),
+        (lambda: (aligned((8, 8), np.float32, 1), aligned((8, 8), np.float32, 2)), "would round float32 to TF32"),
+        (lambda: (aligned((8, 32), np.int8, 1), aligned((32, 16), np.int8, 2)), "b's columns are not contiguous along k"),
+        (lambda: (aligned((16, 32), E4M3, 1, "F"), aligned((32, 16), E4M3, 2, "F")), "a's rows are not contiguous along"),
     ],
 )
 def test_what_the_copy_engine_cannot_take_is_refused_with_the_reason(library, make, reason):
     a, b = make()
     b = aligned((2, 8, 8), BFLOAT16, 2) if b is None else b
-    out = aligned((*a.shape[:-1], b.shape[-1]), np.float32)
+    out = aligned((*a.shape[:-1], b.shape[-1]), np.int32 if a.dtype == np.int8 else np.float32)
     assert reason in run(library, a, b, out)
     assert (out == 77).all()
+
+
+# ---- operands of 8 and 32 bits: contiguous along k ----
+
+OTHERS = {
+    "e4m3": (E4M3, BFLOAT16),
+    "e5m2": (E5M2, np.float16),
+    "int8": (np.int8, np.int32),
+    "tf32": (np.float32, np.float32),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("number", range(5))
+def test_every_element_type_gives_the_product_by_every_mode(library, kind, number):
+    dtype, out = OTHERS[kind]
+    forced = plan((256, 64, 128)[number % 3], *MODES[number], exchanged=number % 2 == 1)
+    m, n, k = 136, 72, 1040 // np.dtype(dtype).itemsize  # 9 stages
+    a, b = aligned((m, k), dtype, 1), aligned((k, n), dtype, 2, "F")
+    check(library, a, b, aligned((m, n), out), forced, tf32=kind == "tf32", multiprocessors=99)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 16), (3, 127, 33), (127, 129, 65), (129, 3, 257), (1, 1, 1)])
+@pytest.mark.parametrize("kind", OTHERS)
+def test_the_chosen_plan_gives_the_product_of_every_element_type_and_odd_shape(library, shape, kind):
+    dtype, (m, n, k) = OTHERS[kind][0], shape
+    a = aligned((m, -(-k // 16) * 16), dtype, 1)[:, :k]
+    b = aligned((-(-k // 16) * 16, n), dtype, 2, "F")[:k]
+    check(library, a, b, aligned((m, n), np.int32 if kind == "int8" else np.float32), tf32=kind == "tf32")
+
+
+def test_int8_sums_wrap_around_and_are_added_to_out(library):
+    a, b = aligned((3, 48), np.int8, 1), aligned((48, 5), np.int8, 2, "F")
+    out = aligned((3, 5), np.int32)
+    out[...] = 2**31 - 1000
+    check(library, a, b, out, accumulate=True)
+
+
+def scales(*shape):
+    return np.random.default_rng(3).uniform(0.25, 4, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_scales_of_the_whole_of_rows_and_of_columns_multiply_the_product(library, number):
+    of_a, of_b = scales(130 if number & 1 else 1, 1), scales(1, 70 if number & 2 else 1)
+    a, b = aligned((130, 144), E4M3, 1), aligned((144, 70), E4M3, 2, "F")
+    for forced in (plan(64, 2), plan(64, 1, 2, exchanged=True)):
+        out = aligned((130, 70), (np.float32, BFLOAT16)[number % 2])
+        check(library, a, b, out, forced, scale_a=of_a, scale_b=of_b, factor=0.75, multiprocessors=99)
+
+
+@pytest.mark.parametrize("mode", [(1, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize(("rows", "dtype"), [(128, E5M2), (256, E4M3)])
+def test_scales_along_k_multiply_every_stage(library, rows, dtype, mode):
+    m, n, k = 265, 130, 528
+    a, b = aligned((m, k), dtype, 1), aligned((k, n), dtype, 2, "F")
+    out = aligned((m, n), (np.float32, BFLOAT16)[mode[0] - 1])
+    rest = {"scale_a": scales(m, 5), "scale_b": scales(5, 2), "factor": 0.5, "multiprocessors": 99}
+    check(library, a, b, out, plan(128, *mode, rows=rows), **rest)
+
+
+def test_a_block_promotes_many_tiles_one_after_another_and_one_scale_may_serve_all(library):
+    a, b = aligned((150, 144), E4M3, 1), aligned((144, 260), E4M3, 2, "F")
+    check(library, a, b, aligned((150, 260), np.float16), scale_a=scales(150, 2), multiprocessors=1)
+    check(library, a, b, aligned((150, 260), np.float32), scale_b=scales(2, 3), multiprocessors=2)
+    transposed = scales(2, 150).T
+    check(library, a, b, aligned((150, 260), np.float32), scale_a=transposed, scale_b=scales(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("scale_a", "scale_b", "reason"),
+    [
+        (scales(3, 2), None, "scale_a has shape (3, 2); it must be (1,), (10, 1) or, for every 128 of k, (10, 2)"),
+        (None, scales(20, 1), "scale_b has shape (20, 1); it must be (1,), (1, 20) or, for every 128 of k, (2, 1)"),
+        (scales(10, 2), scales(1, 20), "scale_a changes every 128 of k, but scale_b every column"),
+        (scales(1).astype(np.float16), None, "scale_a is float16; scales are float32"),
+    ],
+)
+def test_scales_that_do_not_fit_are_refused_with_the_shapes_that_do(library, scale_a, scale_b, reason):
+    a, b, out = aligned((10, 144), E4M3, 1), aligned((144, 20), E4M3, 2, "F"), aligned((10, 20), np.float32)
+    assert run(library, a, b, out, scale_a=scale_a, scale_b=scale_b).startswith(reason)
+    assert "8-bit" in run(library, aligned((8, 8), BFLOAT16), aligned((8, 8), BFLOAT16), out[:8, :8], factor=2.0)
 
 
 # The second product is exchanged and split along k.

@@ -22,7 +22,9 @@ class Shape(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in "mnk"),
         ("batches", ctypes.c_int64),
+        ("bytes", ctypes.c_int),
         ("out_bytes", ctypes.c_int),
+        ("scaled_along_k", ctypes.c_bool),
         ("by_box", ctypes.c_bool * 2),
         ("multiprocessors", ctypes.c_int),
     )
@@ -31,7 +33,7 @@ class Shape(ctypes.Structure):
 class Plan(ctypes.Structure):
     _fields_ = (
         ("exchanged", ctypes.c_bool),
-        *((name, ctypes.c_int) for name in ("columns", "cluster_rows", "split", "band")),
+        *((name, ctypes.c_int) for name in ("rows", "columns", "cluster_rows", "split", "band")),
         ("by_box", ctypes.c_bool),
         ("clocks", ctypes.c_double),
     )
@@ -45,8 +47,8 @@ def library(compiled):
     return loaded
 
 
-def shape_of(m, n, k, batches=1, out_bytes=2, by_box=(True, False), multiprocessors=132):
-    return Shape(m, n, k, batches, out_bytes, by_box, multiprocessors)
+def shape_of(m, n, k, batches=1, bytes=2, along_k=False, by_box=(True, False), multiprocessors=132):
+    return Shape(m, n, k, batches, bytes, 2, along_k, by_box, multiprocessors)
 
 
 def best(library, *sizes, **rest):
