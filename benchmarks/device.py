@@ -42,8 +42,10 @@ from device_child import BUILD, ROOT, find_package
 PARTS = ("build", "check", "sanitize", "plans", "time", "memory")
 TOTAL_SECONDS, BUILD_SECONDS, SANITIZE_SECONDS = 540, 240, 60
 START_SECONDS = 60  # of a child's first row: loading PyTorch and creating a context
-FLOPS_PER_CLOCK = 4096  # of a Hopper multiprocessor's tensor cores, 16-bit operands
+FLOPS_PER_CLOCK = 8192  # of a Hopper multiprocessor's tensor cores, 8-bit operands; wider ones in proportion
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of an operand that sm90 takes; others have 1
 # (n, k) of the products of a layer: q and o, k and v together, gate and up together, down.
+OTHERS = {"float8_e4m3fn": "bfloat16", "float8_e5m2": "float32", "int8": "int32", "float32": "float32"}  # → out
 LLAMA = {"8B": [(4096, 4096), (2048, 4096), (28672, 4096), (4096, 14336)], "70B": [(8192, 8192), (8192, 28672)]}
 
 Row = dict[str, Any]
@@ -68,15 +70,34 @@ def check_rows(scale: int) -> Iterator[Row]:
     yield product(512 // scale, 512, 8192 // scale, "bfloat16", pattern="integers", variant="sm90")
     for dtype in ("float32", "float64"):
         yield product(129, 127, 257, dtype, layout="tn")
+    yield from other_check_rows(scale)
+
+
+def other_check_rows(scale: int) -> Iterator[Row]:
+    """8-bit and TF32 operands: by each kind of tile, odd shapes, every kind of scale, layouts that only sm80 takes."""
+    for dtype, out in OTHERS.items():
+        rest = {"variant": "sm90"} | ({"tf32": True} if dtype == "float32" else {})
+        for plan in ("256,2,1,0", "128,1,1,1", "64,1,4,0"):
+            yield product(136, 264, 1096, dtype, out, "nt", plan=plan, pitch=16, **rest)
+        for m, n, k in [(1, 127, 4097), (3, 129, 127), (129, 1, 33), (4097, 4097, 129)]:
+            yield product(-(-m // scale), -(-n // scale), -(-k // scale), dtype, out, "nt", pitch=16, **rest)
+    for scales in ("one", "lines", "blocks"):
+        yield product(265, 392, 1040, "float8_e4m3fn", "bfloat16", "nt", scales=scales, pitch=16, variant="sm90")
+        yield product(265, 392, 1037, "float8_e5m2", "float32", "nn", scales=scales)
+    for plan in ("128,2,1,0,256", "128,1,1,0,128", "128,1,4,0,256"):
+        rest = {"scales": "blocks", "plan": plan, "pitch": 16, "variant": "sm90"}
+        yield product(520, 392, 1040, "float8_e4m3fn", "float32", "nt", **rest)
+    yield product(129, 127, 257, "int8", "int32", "tn")
 
 
 def product(
-    m: int, n: int, k: int, dtype: str, out: str = "", layout: str = "nn", *, pitch: int = 1, **rest: str
+    m: int, n: int, k: int, dtype: str, out: str = "", layout: str = "nn", *, pitch: int = 1, **rest: Any
 ) -> Row:
     """A row of matmul: `out` of dtype's own type unless given, lines padded to multiples of `pitch` elements."""
-    name = f"{dtype} {m}x{n}x{k}" + "".join(f" {word}" for word in (layout, rest.get("plan", "")) if word != "nn")
+    words = [layout if layout != "nn" else "", rest.get("scales", ""), rest.get("plan", "")]
+    name = " ".join(["tf32" if rest.get("tf32") else dtype, f"{m}x{n}x{k}", *filter(None, words)])
     sizes = {"m": m, "n": n, "k": k, "dtype": dtype, "out": out or dtype, "layout": layout, "pitch": pitch}
-    return {"kind": "check", "name": name.strip(), **sizes, **rest}
+    return {"kind": "check", "name": name, **sizes, **rest}
 
 
 def time_rows(scale: int) -> Iterator[Row]:
@@ -84,6 +105,7 @@ def time_rows(scale: int) -> Iterator[Row]:
     for size in (4096, 8192):
         yield product(*[size // scale] * 3, "bfloat16") | {"kind": "time", "seconds": 2.5}
     yield product(*[8192 // scale] * 3, "bfloat16", layout="nt") | {"kind": "time", "seconds": 1.5}
+    yield from other_time_rows(scale)
     for model, layers in LLAMA.items():
         for n, k in layers:
             for m in (1, 16, 512, 8192) if model == "8B" else (64, 4096):
@@ -91,10 +113,29 @@ def time_rows(scale: int) -> Iterator[Row]:
                 yield row | {"kind": "time", "seconds": 0.5, "name": f"{row['name']} Llama-3 {model}"}
 
 
+def other_time_rows(scale: int) -> Iterator[Row]:
+    """Squares of the other types; 8 bits with scales along k beside what DeepGEMM publishes for those shapes: on an
+    H200 (TileOPs issue 2109) and an H800 (DeepGEMM's README of April 2025), in bursts with cold caches.
+    """
+    timed = {"kind": "time", "seconds": 1.2}
+    only = {"variants": ["sm90"], "layout": "nt"}
+    size = [8192 // scale] * 3
+    yield product(*size, "float8_e4m3fn", "bfloat16", scales="one", **only) | timed
+    yield product(*size, "int8", "int32", **only) | timed
+    yield product(*size, "float32", tf32=True, **only) | timed
+    for m, n, k, published in [(4096, 7168, 2048, 1313), (4096, 7168, 16384, 1520), (64, 7168, 2048, 0)]:
+        row = product(m // scale, n // scale, k // scale, "float8_e4m3fn", "bfloat16", scales="blocks", **only) | timed
+        yield row | ({"published": published} if published else {})
+    yield product(*size, "float64") | timed
+    yield product(*[4096 // scale] * 3, "float32") | timed
+
+
 def plan_rows(scale: int) -> Iterator[Row]:
     """Shapes of many, some and few tiles."""
     for m, n, k in [(4096, 4096, 4096), (512, 4096, 4096), (16, 4096, 14336), (1024, 1024, 1024)]:
         yield product(-(-m // scale), n // scale, k // scale, "bfloat16") | {"kind": "plans"}
+    blocks = product(4096 // scale, 7168 // scale, 2048 // scale, "float8_e4m3fn", "bfloat16", "nt", scales="blocks")
+    yield blocks | {"kind": "plans"}
 
 
 def memory_rows(scale: int) -> Iterator[Row]:
@@ -251,12 +292,9 @@ def contestant_line(row: Row, name: str) -> str:
             words.append(f"{regime} {amount / seconds / 1e12:8.4g} {unit} ±{spread:4.0%}{ratio}")
     if "clock_hertz" in values:
         words.append(f"{values['clock_hertz'] / 1e6:.0f} MHz")
-        if "flops" in row and name != "torch" and "multiprocessors" in row:
-            pipe = (
-                amount
-                / values["settled"]["seconds"]
-                / (FLOPS_PER_CLOCK * row["multiprocessors"] * values["clock_hertz"])
-            )
+        if "flops" in row and name == "sm90" and "multiprocessors" in row:
+            per_clock = FLOPS_PER_CLOCK / BYTES.get(row["dtype"], 1) * row["multiprocessors"]
+            pipe = amount / values["settled"]["seconds"] / (per_clock * values["clock_hertz"])
             words.append(f"pipe {pipe:.0%}")
     words += [
         f"{values[key]:.0f} {unit}"
@@ -267,6 +305,11 @@ def contestant_line(row: Row, name: str) -> str:
         low, middle, high = (hertz / 1e6 for hertz in row["clocks_hertz"])
         slow = ", ".join(f"SM {number} {times:.2f}x" for number, times in row["slow"].items()) or "none"
         words.append(f"SM clocks {low:.0f}-{middle:.0f}-{high:.0f} MHz, slow: {slow}")
+    if name == "sm90" and "published" in row:
+        ratio = amount / values["burst"]["seconds"] / 1e12 / row["published"]
+        words.append(f"burst {ratio:.2f} of DeepGEMM's {row['published']}")
+    if "torch_absent" in row:
+        words.append(f"torch: {row['torch_absent'][:80]}")
     return "  ".join([*words, *values.get("throttle_reasons", [])])
 
 

@@ -15,100 +15,18 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import ml_dtypes
 import numpy as np
+from device_products import TYPES, Products, cuda_module, fetch, loaded_torch, place, poison, torch_contestant
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "device"  # of device.py, where the package is not installed with its CUDA module
-TYPES = {name: np.dtype(name) for name in ("float64", "float32", "float16")} | {
-    "bfloat16": np.dtype(ml_dtypes.bfloat16)
-}
-
-
-class Strided(NamedTuple):
-    """An array in GPU memory, with strides in bytes, as every library reads it."""
-
-    memory: Any
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        data = (self.memory.pointer, False)
-        return {"shape": self.shape, "typestr": self.dtype.str, "data": data, "strides": self.strides, "version": 3}
-
-
-def place(host: np.ndarray, transposed: bool, pitch: int) -> Strided:
-    """A copy on the GPU; its lines, or columns if transposed, padded to multiples of `pitch` elements."""
-    lines = host.T if transposed else host
-    padded = np.zeros((lines.shape[0], -(-lines.shape[1] // pitch) * pitch), host.dtype)
-    padded[:, : lines.shape[1]] = lines
-    memory = _cuda().Memory(padded.nbytes)
-    memory.copy_from(padded)
-    strides = padded.strides[::-1] if transposed else padded.strides
-    return Strided(memory, host.shape, strides, host.dtype)
-
-
-def fetch(array: Strided) -> np.ndarray:
-    """A copy on the host of an array whose lines may be padded."""
-    whole = np.empty(array.memory.bytes, np.uint8)
-    array.memory.copy_to(whole)
-    return np.ndarray(array.shape, array.dtype, whole, strides=array.strides)
-
-
-def poison(array: Strided) -> None:
-    """NaN in every floating-point type."""
-    array.memory.copy_from(np.full(array.memory.bytes, 0xFF, np.uint8))
-
-
-def _cuda() -> Any:
-    from pyhpc.native import cuda
-
-    return cuda()
-
-
-class Products:
-    """The operands of a row, on the host and on the GPU."""
-
-    def __init__(self, row: dict[str, Any]) -> None:
-        self.row, dtype = row, TYPES[row["dtype"]]
-        generator = np.random.default_rng(int.from_bytes(os.urandom(8), "little"))  # fresh on every run
-
-        def operand(rows: int, columns: int) -> np.ndarray:
-            if row.get("pattern") == "integers":
-                return generator.integers(-127, 128, (rows, columns)).astype(dtype)
-            return generator.standard_normal((rows, columns), np.float32).astype(dtype)
-
-        self.a, self.b = operand(row["m"], row["k"]), operand(row["k"], row["n"])
-        left, right = (letter == "t" for letter in row["layout"])
-        self.on_gpu = place(self.a, left, row["pitch"]), place(self.b, right, row["pitch"])
-        self.out = place(np.zeros((row["m"], row["n"]), TYPES[row["out"]]), False, row["pitch"])
-
-    def enqueue(self, variant: str = "") -> None:
-        _cuda().matmul.run(*self.on_gpu, self.out, False, 0, variant)
-
-    def wrong(self, found: np.ndarray, rows: np.ndarray) -> str:
-        """What float64 says of these rows of a result, "" if they are within the rounding bound."""
-        a, b = self.a[rows].astype(np.float64), self.b.astype(np.float64)
-        exact, sizes, unit = a @ b, np.abs(a) @ np.abs(b), float(ml_dtypes.finfo(found.dtype).eps) / 2
-        # Twice the bound of sums rounded to nearest: the tensor cores cut off.
-        sums = 2.0**-52 if found.dtype == np.float64 else 2.0**-23
-        bound = (self.row["k"] + 2) * sums * sizes + 2 * unit * np.abs(exact)
-        if self.row.get("pattern") == "integers":
-            bound, exact = np.zeros_like(bound), exact.astype(found.dtype).astype(np.float64)
-        bad = ~(np.abs(found[rows].astype(np.float64) - exact) <= bound)
-        if not bad.any():
-            return ""
-        i, j = np.argwhere(bad)[0]
-        return f"{bad.sum()} wrong elements, first [{rows[i]}, {j}]: {found[rows[i], j]}, right is {exact[i, j]}"
 
 
 def check(row: dict[str, Any]) -> dict[str, Any]:
     os.environ["PYHPC_SM90_PLAN"] = row.get("plan", "")
-    usable = [name for name, refusal in _cuda().matmul.variants() if not refusal]
+    usable = [name for name, refusal in cuda_module().matmul.variants() if not refusal]
     if row.get("variant", usable[0]) not in usable:
         return {"absent": f"{row['variant']} cannot run here"}
     products = Products(row)
@@ -118,39 +36,13 @@ def check(row: dict[str, Any]) -> dict[str, Any]:
     return {"wrong": wrong} if wrong else {"right": True}
 
 
-def torch_contestant(products: Products) -> Callable[[], Any] | None:
-    """PyTorch's product of the same operands, of the same layout, on the default stream; None without a GPU build."""
-    torch = _torch()
-    if torch is None:
-        return None
-
-    def tensor(array: np.ndarray, transposed: bool) -> Any:
-        lines = np.ascontiguousarray(array.T if transposed else array)
-        bits = lines.view(np.int16) if lines.dtype == TYPES["bfloat16"] else lines
-        there = torch.from_numpy(bits).cuda().view(getattr(torch, products.row["dtype"]))
-        return there.T if transposed else there
-
-    left, right = (letter == "t" for letter in products.row["layout"])
-    a, b = tensor(products.a, left), tensor(products.b, right)
-    out = torch.empty(products.row["m"], products.row["n"], dtype=a.dtype, device="cuda")
-    return lambda: torch.matmul(a, b, out=out)
-
-
-def _torch() -> Any:
-    try:
-        import torch
-    except ImportError:
-        return None
-    return torch if torch.cuda.is_available() else None
-
-
 class Watch(threading.Thread):
     """Reads the GPU's state every 30 ms."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.ending, self.states = threading.Event(), []
-        self.uuid = _cuda().devices()[0]["uuid"]
+        self.uuid = cuda_module().devices()[0]["uuid"]
         self.start()
 
     def run(self) -> None:
@@ -202,7 +94,10 @@ def time_row(row: dict[str, Any]) -> dict[str, Any]:
 
     os.environ["PYHPC_SM90_PLAN"] = ""
     products, clock = Products(row), device_clock()
-    names = [name for name, refusal in _cuda().matmul.variants() if not refusal]
+    names = [name for name, refusal in cuda_module().matmul.variants() if not refusal]
+    names = [name for name in names if name in row.get("variants", names)]
+    if not names:
+        return {"absent": f"{', '.join(row['variants'])} cannot run here"}
     calls: dict[str, Callable[[], Any]] = {name: lambda name=name: products.enqueue(name) for name in names}
     proof = {name: Proof(products, call) for name, call in calls.items()}
     if (peer := torch_contestant(products)) is not None:
@@ -219,17 +114,19 @@ def time_row(row: dict[str, Any]) -> dict[str, Any]:
     for values in found.values():
         values |= {regime: summary(values[regime]) for regime in ("burst", "settled")}
     told = tiles_told(products) if row["m"] >= 2048 and "sm90" in names else {}
-    return {"flops": 2.0 * row["m"] * row["n"] * row["k"], "times": found} | told
+    absent = {name: row[name] for name in ("torch_absent",) if name in row}
+    return {"flops": 2.0 * row["m"] * row["n"] * row["k"], "times": found} | told | absent
 
 
 def tiles_told(products: Products) -> dict[str, Any]:
     """What the multiprocessors did in the last of ten products back to back: their own clocks, and who was slow."""
     from pyhpc.measure import multiprocessors
 
-    run = _cuda().matmul.run_logged
-    log = place(np.zeros((run(*products.on_gpu, products.out), multiprocessors.WORDS), np.uint64), False, 1)
+    run = cuda_module().matmul.run_logged
+    arrays = (*products.on_gpu, products.out)
+    log = place(np.zeros((run(*arrays, **products.kind), multiprocessors.WORDS), np.uint64), False, 1)
     for _ in range(10):
-        run(*products.on_gpu, products.out, log)
+        run(*arrays, log, **products.kind)
     records = multiprocessors.records(fetch(log))
     clocks = sorted(multiprocessors.clock_hertz(records).values())
     return {"slow": multiprocessors.slow(records), "clocks_hertz": [clocks[0], statistics.median(clocks), clocks[-1]]}
@@ -255,15 +152,17 @@ class Proof:
 def plans(row: dict[str, Any]) -> dict[str, Any]:
     from pyhpc.measure.clock import device_clock
 
-    explain = getattr(_cuda().matmul, "explain", None)
-    if "sm90" not in [name for name, refusal in _cuda().matmul.variants() if not refusal] or explain is None:
+    explain = getattr(cuda_module().matmul, "explain", None)
+    if "sm90" not in [name for name, refusal in cuda_module().matmul.variants() if not refusal] or explain is None:
         return {"absent": "sm90 cannot run here"}
-    multiprocessors = _cuda().devices()[0]["multiprocessors"]
-    table = explain(row["m"], row["n"], row["k"], 1, TYPES[row["out"]].itemsize, multiprocessors)
+    multiprocessors = cuda_module().devices()[0]["multiprocessors"]
+    sizes = row["m"], row["n"], row["k"], 1, TYPES[row["dtype"]].itemsize, TYPES[row["out"]].itemsize
+    table = explain(*sizes, row.get("scales") == "blocks", multiprocessors)
     products, clock, found = Products(row), device_clock(), []
     for line in table.splitlines()[1:]:
-        tile, order, cluster, split = re.match(r"..\s*128x(\d+)\s+(as given|exchanged)\s+(\d+)\s+(\d+)", line).groups()
-        plan = f"{tile},{cluster},{split},{int(order == 'exchanged')}"
+        told = re.match(r"..\s*(\d+)x(\d+)\s+(as given|exchanged)\s+(\d+)\s+(\d+)", line).groups()
+        rows, columns, order, cluster, split = told
+        plan = f"{columns},{cluster},{split},{int(order == 'exchanged')},{rows}"
         os.environ["PYHPC_SM90_PLAN"] = plan
         call = lambda: products.enqueue("sm90")  # noqa: E731 (the same for all)
         call()
@@ -285,16 +184,16 @@ def memory(row: dict[str, Any]) -> dict[str, Any]:
     arrays = {"read": (a, None), "copy": (a, None), "triad": (a, b), "fill": (None, None)}[operation]
     moved = 8 * size * {"read": 1, "copy": 2, "triad": 3, "fill": 1}[operation]
     found: dict[str, Any] = {}
-    for name, refusal in _cuda().memory.variants():
+    for name, refusal in cuda_module().memory.variants():
         if refusal:
             continue
         watch = Watch()
-        samples = settled(lambda name=name: _cuda().memory.run(operation, *arrays, c, 0, name), clock, 1.0)
+        samples = settled(lambda name=name: cuda_module().memory.run(operation, *arrays, c, 0, name), clock, 1.0)
         found[name] = {"settled": summary(samples), **watch.stop()}
         expected = {"read": size / parts, "copy": 1.0, "triad": 7.0, "fill": 3.0}[operation]
         if not (fetch(c) == expected).all():
             return {"wrong": f"{name}: an element is not {expected}"}
-    if operation == "copy" and (torch := _torch()) is not None:
+    if operation == "copy" and (torch := loaded_torch()) is not None:
         x, y = (torch.empty(size, dtype=torch.float64, device="cuda") for _ in range(2))
         found["torch"] = {"settled": summary(settled(lambda: y.copy_(x), clock, 1.0))}
     return {"bytes": moved, "times": found}

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pyhpc.kernels.attention_backward import attention_backward
     from pyhpc.kernels.matmul import matmul
     from pyhpc.kernels.matmul_packed import pack
+    from pyhpc.kernels.matmul_scaled import scaled_matmul
 
 __version__ = "0.1.0"
 __all__ = [
@@ -23,10 +24,16 @@ __all__ = [
     "attention_backward",
     "matmul",
     "pack",
+    "scaled_matmul",
 ]
 
 # Of names whose modules are called otherwise.
-_MODULES = {"AllReduce": "allreduce_persistent", "allreduce_buffer": "allreduce_persistent", "pack": "matmul_packed"}
+_MODULES = {
+    "AllReduce": "allreduce_persistent",
+    "allreduce_buffer": "allreduce_persistent",
+    "pack": "matmul_packed",
+    "scaled_matmul": "matmul_scaled",
+}
 
 
 def __getattr__(name: str) -> Any:

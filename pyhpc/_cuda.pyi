@@ -41,11 +41,34 @@ class attention:
 
 class matmul:
     @staticmethod
-    def run(a: Any, b: Any, out: Any, accumulate: bool = False, stream: int = 0, variant: str = "") -> None: ...
+    def run(
+        a: Any,
+        b: Any,
+        out: Any,
+        accumulate: bool = False,
+        stream: int = 0,
+        variant: str = "",
+        operands: str = "",
+        scale_a: Any = None,
+        scale_b: Any = None,
+        factor: float = 1.0,
+        tf32: bool = False,
+    ) -> None: ...
     @staticmethod
-    def run_logged(a: Any, b: Any, out: Any, log: Any = None, stream: int = 0) -> int: ...
+    def run_logged(
+        a: Any, b: Any, out: Any, log: Any = None, stream: int = 0, operands: str = "", tf32: bool = False
+    ) -> int: ...
     @staticmethod
-    def explain(m: int, n: int, k: int, batches: int = 1, out_bytes: int = 2, multiprocessors: int = 132) -> str: ...
+    def explain(
+        m: int,
+        n: int,
+        k: int,
+        batches: int = 1,
+        bytes: int = 2,
+        out_bytes: int = 2,
+        scaled_along_k: bool = False,
+        multiprocessors: int = 132,
+    ) -> str: ...
     @staticmethod
     def variants() -> list[tuple[str, str]]: ...
 

@@ -11,7 +11,7 @@ import pytest
 import pyhpc
 from pyhpc import native
 
-PUBLIC = {"__version__", "attention", "attention_backward", "matmul", "pack"}
+PUBLIC = {"__version__", "attention", "attention_backward", "matmul", "pack", "scaled_matmul"}
 PUBLIC |= {"allreduce", "AllReduce", "allreduce_buffer"}
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pyhpc.native import cuda_absence
@@ -33,7 +34,10 @@ def test_every_check_is_answered_and_what_cannot_run_says_why(tmp_path):
     rows = rows_of(tmp_path)
     assert {row["kind"] for row in rows} == {"build", "check", "sanitize", "plans"}
     assert all(row.get("right") or row.get("absent") for row in rows)
-    assert sum(row["kind"] == "check" and row.get("right", False) for row in rows) >= 9
+    right = [row["name"] for row in rows if row["kind"] == "check" and row.get("right")]
+    assert len(right) >= 13
+    for scales in ("one", "lines", "blocks"):
+        assert f"float8_e5m2 265x392x1037 {scales}" in right
     assert "NVIDIA Stand-in: " in done.stdout
     assert "0 wrong or failed" in done.stdout
 
@@ -62,6 +66,31 @@ def test_memory_is_timed_and_its_contents_are_looked_at(tmp_path, operation):
     (row,) = rows_of(tmp_path)
     assert row["bytes"] == 8 * 2**15 * {"read": 1, "triad": 3}[operation]
     assert "TB/s" in done.stdout
+
+
+def test_a_wrong_scale_is_told(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    products = importlib.import_module("device_products")
+    row = {"dtype": "float8_e4m3fn", "m": 3, "n": 300, "k": 300, "out": "float32", "scales": "blocks"}
+    made = products.Products.__new__(products.Products)
+    random = np.random.default_rng(1)
+    made.row, made.a, made.b = row, *(random.standard_normal(shape) for shape in ((3, 300), (300, 300)))
+    made.scales = [random.uniform(0.5, 2, shape) for shape in ((3, 3), (3, 3))]
+    right = np.array(
+        [
+            [
+                sum(
+                    made.a[i, p] * made.scales[0][i, p // 128] * made.b[p, j] * made.scales[1][p // 128, j // 128]
+                    for p in range(300)
+                )
+                for j in range(300)
+            ]
+            for i in range(3)
+        ]
+    ).astype(np.float32)
+    assert made.wrong(right, np.arange(3)) == ""
+    made.scales[1][2, 2] *= 1.5
+    assert "wrong elements, first [0, 256]" in made.wrong(right, np.arange(3))
 
 
 def test_a_wrong_result_is_told_and_decides_the_exit_status(tmp_path):

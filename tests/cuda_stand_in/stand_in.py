@@ -102,9 +102,26 @@ def _multiply(a, b, out):
         out[...] = (a.astype(np.float64) @ b.astype(np.float64)).astype(out.dtype)
 
 
-def _enqueue(a, b, out, accumulate, stream, variant):
+def _scaled(operand, scale, held):
+    """An operand with the factor of each element; a scale is of rows, columns or blocks of 128."""
+    if held:
+        operand = operand.view(getattr(ml_dtypes, held))
+    if scale is None:
+        return operand
+    for axis, size in enumerate(operand.shape):
+        if scale.shape[axis] not in (1, size):
+            scale = np.repeat(scale, 128, axis).take(range(size), axis)
+    return operand.astype(np.float64) * scale
+
+
+def _enqueue(a, b, out, accumulate, stream, variant, operands="", scale_a=None, scale_b=None, tf32=False):
     assert variant == "sm80"
-    _queue.append(lambda: _multiply(*(_array(there) for there in (a, b, out))))
+    assert not tf32
+
+    def operand(there, scale):
+        return _scaled(_array(there), None if scale is None else _array(scale), operands)
+
+    _queue.append(lambda: _multiply(operand(a, scale_a), operand(b, scale_b), _array(out)))
 
 
 def _stream(op, a, b, c):

@@ -202,8 +202,14 @@ def test_batches_of_several_dimensions_broadcast(library):
         (lambda: (aligned((8, 0), BFLOAT16), aligned((0, 8), BFLOAT16)), "k is 0"),
         (lambda: (aligned((2, 44), BFLOAT16, 1)[:, :40].reshape(2, 5, 8), None), "the batch has"),
         (lambda: (aligned((8, 8), np.float32, 1), aligned((8, 8), np.float32, 2)), "would round float32 to TF32"),
-        (lambda: (aligned((8, 32), np.int8, 1), aligned((32, 16), np.int8, 2)), "b's columns are not contiguous along k"),
-        (lambda: (aligned((16, 32), E4M3, 1, "F"), aligned((32, 16), E4M3, 2, "F")), "a's rows are not contiguous along"),
+        (
+            lambda: (aligned((8, 32), np.int8, 1), aligned((32, 16), np.int8, 2)),
+            "b's columns are not contiguous along k",
+        ),
+        (
+            lambda: (aligned((16, 32), E4M3, 1, "F"), aligned((32, 16), E4M3, 2, "F")),
+            "a's rows are not contiguous along",
+        ),
     ],
 )
 def test_what_the_copy_engine_cannot_take_is_refused_with_the_reason(library, make, reason):
