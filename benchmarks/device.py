@@ -2,7 +2,7 @@
 """One run that settles what the CUDA kernels do on this GPU: builds, checks, times against PyTorch, a short table last.
 
     python benchmarks/device.py                      # everything, nine minutes at most; from a source tree or installed
-    python benchmarks/device.py --only check,memory  # parts: build, check, sanitize, plans, time, memory
+    python benchmarks/device.py --only check,memory  # parts: build, check, sanitize, checked, plans, time, memory
     python benchmarks/device.py --row 8192           # only rows with this in their names
     python benchmarks/device.py --record FILE        # put a run's results into the status table (pyhpc list --status)
 
@@ -11,6 +11,7 @@ answers line by line; a row that hangs or crashes costs itself alone: another ch
 
 check     fresh random operands, poisoned output, float64 reference; odd shapes, all transposes, every tile
 sanitize  some of them under compute-sanitizer (memcheck, racecheck), where there is one
+checked   products whose tiles write checksums: what that costs, and that no tile is wrong
 plans     every candidate of sm90's cost model, timed: is the chosen one the fastest?
 time      burst: after idling, caches evicted, 10 launches. settled: back to back, the last 40 % of the time.
           Contestants in turn, in both orders; some rows of the first result are checked against float64, the last of
@@ -39,7 +40,7 @@ from typing import Any
 
 from device_child import BUILD, ROOT, find_package
 
-PARTS = ("build", "check", "sanitize", "plans", "time", "memory")
+PARTS = ("build", "check", "sanitize", "checked", "plans", "time", "memory")
 TOTAL_SECONDS, BUILD_SECONDS, SANITIZE_SECONDS = 540, 240, 60
 START_SECONDS = 60  # of a child's first row: loading PyTorch and creating a context
 FLOPS_PER_CLOCK = 8192  # of a Hopper multiprocessor's tensor cores, 8-bit operands; wider ones in proportion
@@ -136,6 +137,13 @@ def plan_rows(scale: int) -> Iterator[Row]:
         yield product(-(-m // scale), n // scale, k // scale, "bfloat16") | {"kind": "plans"}
     blocks = product(4096 // scale, 7168 // scale, 2048 // scale, "float8_e4m3fn", "bfloat16", "nt", scales="blocks")
     yield blocks | {"kind": "plans"}
+
+
+def checked_rows(scale: int) -> Iterator[Row]:
+    """The cost of checksums for long and short sums."""
+    for dtype, out in (("bfloat16", "bfloat16"), ("float8_e4m3fn", "bfloat16"), ("int8", "int32")):
+        for k in (8192, 1024) if dtype == "bfloat16" else (8192,):
+            yield product(8192 // scale, 8192 // scale, k // scale, dtype, out, "nt") | {"kind": "checked"}
 
 
 def memory_rows(scale: int) -> Iterator[Row]:
@@ -350,7 +358,8 @@ def parse() -> argparse.Namespace:
 
 def run_parts(options: argparse.Namespace, deadline: float) -> Iterator[Row]:
     """Every row of the chosen parts, answered."""
-    wanted = {"check": check_rows, "plans": plan_rows, "time": time_rows, "memory": memory_rows}
+    wanted = {"check": check_rows, "checked": checked_rows, "plans": plan_rows}
+    wanted |= {"time": time_rows, "memory": memory_rows}
     for part in (part for part in PARTS[1:] if part in options.only):
         rows = [row for row in wanted.get(part, check_rows)(options.scale) if options.row in row["name"]]
         yield from sanitize(rows, deadline) if part == "sanitize" else run_rows(rows, options.row_seconds, deadline)

@@ -132,6 +132,40 @@ def tiles_told(products: Products) -> dict[str, Any]:
     return {"slow": multiprocessors.slow(records), "clocks_hertz": [clocks[0], statistics.median(clocks), clocks[-1]]}
 
 
+def checked(row: dict[str, Any]) -> dict[str, Any]:
+    """Products whose tiles write the sums of their lines: what that costs, and whether any tile is wrong."""
+    from pyhpc.measure import multiprocessors
+    from pyhpc.measure.clock import device_clock
+    from pyhpc.measure.tile_checksums import LINES, TileChecksums
+
+    if "sm90" not in [name for name, refusal in cuda_module().matmul.variants() if not refusal]:
+        return {"absent": "sm90 cannot run here"}
+    products, clock, run = Products(row), device_clock(), cuda_module().matmul.run_logged
+    arrays = (*products.on_gpu, products.out)
+    count = run(*arrays, **products.kind)
+    log = place(np.zeros((count, multiprocessors.WORDS), np.uint64), False, 1)
+    sums = place(np.zeros((count * LINES, 2), np.uint32), False, 1)._replace(
+        shape=(count, LINES, 2), strides=(8 * LINES, 8, 4)
+    )
+    call = lambda: run(*arrays, log, sums, **products.kind)  # noqa: E731 (timed below)
+    call()
+    checksums = TileChecksums.of(
+        multiprocessors.records(fetch(log)), products.a, products.b, TYPES[row["dtype"]].itemsize
+    )
+    times: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(10):
+        poison(sums)
+        for with_sums in (False, True):
+            times[with_sums].append(clock.time(call if with_sums else lambda: products.enqueue("sm90"), 5) / 5)
+        call()
+        found = fetch(sums).view(np.int32 if row["out"] == "int32" else np.float32)
+        for tile in checksums.wrong(multiprocessors.records(fetch(log)), found):
+            return {"wrong": f"multiprocessor {tile.multiprocessors}: line {tile.line} sums to {tile.found}, not to "
+                    f"{tile.expected} (threshold {tile.threshold})"}  # fmt: skip
+    cost = statistics.median(times[True]) / statistics.median(times[False]) - 1
+    return {"right": True, "said": f"log and sums cost {cost:.1%}, {10 * len(checksums.places)} tiles checked"}
+
+
 class Proof:
     """The first result, some rows of it checked against float64; later ones must be the same bits."""
 
@@ -199,7 +233,7 @@ def memory(row: dict[str, Any]) -> dict[str, Any]:
     return {"bytes": moved, "times": found}
 
 
-HANDLERS = {"check": check, "time": time_row, "plans": plans, "memory": memory}
+HANDLERS = {"check": check, "time": time_row, "plans": plans, "memory": memory, "checked": checked}
 
 
 class Built:

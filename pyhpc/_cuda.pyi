@@ -56,7 +56,14 @@ class matmul:
     ) -> None: ...
     @staticmethod
     def run_logged(
-        a: Any, b: Any, out: Any, log: Any = None, stream: int = 0, operands: str = "", tf32: bool = False
+        a: Any,
+        b: Any,
+        out: Any,
+        log: Any = None,
+        sums: Any = None,
+        stream: int = 0,
+        operands: str = "",
+        tf32: bool = False,
     ) -> int: ...
     @staticmethod
     def explain(

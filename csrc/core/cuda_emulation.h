@@ -221,8 +221,9 @@ inline int32_t dot_bytes(int32_t a, int32_t b, int32_t c) {
   return static_cast<int32_t>(sum);
 }
 
-inline float exchange_xor(float value, int lane_mask) {
-  return emulation::warp_operation<float>(value, [lane_mask](const float* in, float* out) {
+template <class T>
+T exchange_xor(T value, int lane_mask) {
+  return emulation::warp_operation<T>(value, [lane_mask](const T* in, T* out) {
     for (int lane = 0; lane < emulation::lanes; ++lane) out[lane] = in[lane ^ lane_mask];
   });
 }

@@ -76,10 +76,25 @@ void run(py::object a, py::object b, py::object out, bool accumulate, uintptr_t 
   cuda::check(chosen.run(product.problem, stream), "launching matmul");
 }
 
-// As run with variant sm90; writes a TileRecord for each tile into `log`, and returns their number. Without a log it
-// only returns the number.
-int64_t logged(py::object a, py::object b, py::object out, py::object log_object, uintptr_t stream,
-               const std::string& operands, bool tf32) {
+// The memory of `array`, contiguous and of this shape and dtype, for what a product tells.
+void* to_write(const Borrowed& array, const char* argument, DType dtype, std::initializer_list<int64_t> shape) {
+  int64_t step = array.size();
+  bool right = array.dtype == dtype && array.writable && array.ndim == static_cast<int>(shape.size());
+  std::string sizes;
+  int i = 0;
+  for (const int64_t size : shape) {
+    if (right) step /= size, right = array.shape[i] == size && array.strides[i] == step;
+    sizes += (i++ ? ", " : "") + std::to_string(size);
+  }
+  require(right,
+          std::string(argument) + " is not a contiguous, writable " + name(dtype) + " array of shape (" + sizes + ")");
+  return array.data;
+}
+
+// As run with variant sm90; writes a TileRecord for each tile into `log`, and TileSums into `sums`, if it is given.
+// Returns the number of tiles; without a log it does only that.
+int64_t logged(py::object a, py::object b, py::object out, py::object log_object, py::object sums_object,
+               uintptr_t stream, const std::string& operands, bool tf32) {
   Product product(a, b, out, {false, tf32, operands, py::none(), py::none(), 1});
   const Problem& problem = product.problem;
   if (product.device < 0) return 0;
@@ -87,17 +102,20 @@ int64_t logged(py::object a, py::object b, py::object out, py::object log_object
   const char* refused = target_refusal("sm90");
   if (!refused) refused = sm90_operand::refusal(problem);
   if (refused) throw Error(ErrorKind::unsupported, std::string("the product cannot be logged, because ") + refused);
-  const int64_t records = count_records(problem), words = sizeof(TileRecord) / sizeof(uint64_t);
+  const int64_t records = count_records(problem);
   require(records > 0, "a product with several batch dimensions, or an empty one, cannot be logged");
   if (log_object.is_none()) return records;
-  Borrowed log;
+  Borrowed log, sums;
   borrow(log_object, "log", log);
   cuda::common_device({{"out", &product.out}, {"log", &log}});
-  const bool whole = log.ndim == 2 && log.shape[1] == words && log.strides[1] == 1 && log.strides[0] == words;
-  require(log.dtype == DType::uint64 && whole && log.shape[0] == records && log.writable,
-          "log is not a contiguous, writable uint64 array of shape (" + std::to_string(records) + ", 8)");
+  TileLog told = {static_cast<TileRecord*>(to_write(log, "log", DType::uint64, {records, 8})), nullptr};
+  if (!sums_object.is_none()) {
+    borrow(sums_object, "sums", sums);
+    cuda::common_device({{"out", &product.out}, {"sums", &sums}});
+    told.sums = static_cast<TileSums*>(to_write(sums, "sums", DType::uint32, {records, TileSums::lines, 2}));
+  }
   const py::gil_scoped_release release;
-  cuda::check(run_logged(problem, static_cast<TileRecord*>(log.data), stream), "launching matmul");
+  cuda::check(run_logged(problem, told, stream), "launching matmul");
   return records;
 }
 
@@ -130,8 +148,8 @@ void bind(py::module_& module) {
              "Enqueue out = factor * (scale_a a) @ (scale_b b) (+ out) on `stream` of the arrays' GPU. operands: the "
              "8-bit floating-point type that a and b, given as uint8, hold. tf32: float32 may be rounded to TF32.");
   module.def("run_logged", &logged, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("log") = py::none(),
-             py::arg("stream") = 0, py::arg("operands") = "", py::arg("tf32") = false,
-             "Number of tiles; with log, enqueue out = a @ b that writes 8 words about each.");
+             py::arg("sums") = py::none(), py::arg("stream") = 0, py::arg("operands") = "", py::arg("tf32") = false,
+             "Number of tiles; with log, enqueue out = a @ b that writes 8 words about each, and its lines' sums.");
   module.def("explain", &explain, py::arg("m"), py::arg("n"), py::arg("k"), py::arg("batches") = 1,
              py::arg("bytes") = 2, py::arg("out_bytes") = 2, py::arg("scaled_along_k") = false,
              py::arg("multiprocessors") = 132,

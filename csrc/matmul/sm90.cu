@@ -68,7 +68,7 @@ int encode_out(const Problem& problem, int64_t batches, TensorMap& map) {
 struct Launch {
   Plan plan;
   int multiprocessors;
-  TileRecord* log;  // or nullptr
+  TileLog log;
   uintptr_t stream;
 };
 
@@ -195,7 +195,7 @@ int plan_for(const Problem& merged, Launch& how) {
 int run(const Problem& problem, uintptr_t stream) {
   const Problem merged = sm90_operand::merged(problem);
   if (is_empty(merged)) return 0;
-  Launch how = {{}, 0, nullptr, stream};
+  Launch how = {{}, 0, {}, stream};
   const int status = plan_for(merged, how);
   return status ? status : enqueue_all(merged, how);
 }
@@ -210,7 +210,7 @@ int64_t count_records(const Problem& problem) {
   return sm90_tiles::steps(sm90_plan::order_of(shape, how.plan)) * how.plan.cluster_rows * how.plan.split;
 }
 
-int run_logged(const Problem& problem, TileRecord* log, uintptr_t stream) {
+int run_logged(const Problem& problem, const TileLog& log, uintptr_t stream) {
   const Problem merged = sm90_operand::merged(problem);
   Launch how = {{}, 0, log, stream};
   const int status = plan_for(merged, how);

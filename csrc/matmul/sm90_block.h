@@ -64,7 +64,7 @@ struct Work {
   bool by_box;      // the copy engine can write out
   bool exchanged;   // out is the caller's transposed
   Scales scales;
-  TileRecord* log;  // or nullptr
+  TileLog log;
 };
 
 // A block's view of its shared memory (addresses) and of its cluster.

@@ -183,7 +183,7 @@ __device__ __forceinline__ void consume(const TensorMap& out, const Work& work, 
   typename Tile::Sum sums[Tile::row_blocks][Tile::block_sums];
   for (int step = walk.step; step < walk.end; step += walk.stride) {
     const Place place = sm90_tiles::place_of(work.order, step);
-    const bool logs = work.log && threadIdx.x == warpgroup;
+    const bool logs = work.log.records && threadIdx.x == warpgroup;
     if (logs) begin_log(work, step, block.rank);
     const int first_row = tile_row(work, place, block.rank) * Tile::rows, column = place.column * Tile::columns;
     const int row = first_row + consumer * Tile::consumer_rows;
@@ -193,6 +193,7 @@ __device__ __forceinline__ void consume(const TensorMap& out, const Work& work, 
     } else {
       multiply<Tile>(sums, walk, block, consumer, ring);
       if constexpr (is_float8<typename Tile::Element>) scale<Tile>(sums[0], work, corner);
+      if (work.log.sums) write_line_sums<Tile>(sums, work.log.sums[record_of(work, step, block.rank)], consumer);
     }
     if (work.split > 1)
       store_split<Tile>(sums, work, block, corner);

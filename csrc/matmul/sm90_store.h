@@ -143,13 +143,14 @@ __device__ __forceinline__ void store_split(const typename Tile::Sum (&sums)[Til
   }
 }
 
-__device__ inline TileRecord& record_of(const Work& work, int step, int rank) {
-  return work.log[static_cast<int64_t>(step) * (work.order.cluster_rows * work.split) + rank];
+// Which record a block's tile has.
+__device__ inline int64_t record_of(const Work& work, int step, int rank) {
+  return static_cast<int64_t>(step) * (work.order.cluster_rows * work.split) + rank;
 }
 
 // One thread of the block writes when it begins a tile: into the record, because registers are scarce.
 __device__ inline void begin_log(const Work& work, int step, int rank) {
-  TileRecord& record = record_of(work, step, rank);
+  TileRecord& record = work.log.records[record_of(work, step, rank)];
   record.cycles = cuda::read_clock(), record.begin_nanoseconds = cuda::read_nanoseconds();
 }
 
@@ -159,11 +160,40 @@ __device__ void end_log(const Work& work, const Place& place, int step, int row,
   const uint64_t first_row = static_cast<uint64_t>(row);
   const uint64_t first_column = static_cast<uint64_t>(place.column) * Tile::columns;
   const uint64_t high = work.exchanged ? Tile::columns : Tile::rows, low = work.exchanged ? Tile::rows : Tile::columns;
-  TileRecord& record = record_of(work, step, rank);
+  TileRecord& record = work.log.records[record_of(work, step, rank)];
   record.cycles = cuda::read_clock() - record.cycles, record.end_nanoseconds = cuda::read_nanoseconds();
   record.multiprocessor = cuda::multiprocessor_number();
   record.row = work.exchanged ? first_column : first_row, record.column = work.exchanged ? first_row : first_column;
-  record.batch = static_cast<uint64_t>(place.batch), record.extent = high << 32 | low;
+  record.batch = static_cast<uint64_t>(place.batch),
+  record.extent = static_cast<uint64_t>(work.exchanged) << 63 | high << 32 | low;
+}
+
+__device__ inline float magnitude(float value) { return fabsf(value); }
+__device__ inline int32_t magnitude(int32_t) { return 0; }
+
+// Sums over the tile's columns, of the lines of one consumer: its four neighbouring threads hold the same two lines.
+template <class Tile>
+__device__ __forceinline__ void write_line_sums(const typename Tile::Sum (&sums)[Tile::row_blocks][Tile::block_sums],
+                                                TileSums& to, int consumer) {
+  using Sum = typename Tile::Sum;
+  const int thread = static_cast<int>(threadIdx.x) % warpgroup;
+#pragma unroll
+  for (int line = 0; line < 2 * Tile::row_blocks; ++line) {
+    Sum found[2] = {};
+#pragma unroll
+    for (int i = 0; i < Tile::block_sums; ++i)
+      if (i / 2 % 2 == line % 2) {
+        put(sums[line / 2][i], true, found[0]);
+        put(magnitude(sums[line / 2][i]), true, found[1]);
+      }
+    const int at = consumer * Tile::consumer_rows + line / 2 * wgmma::m + wgmma::d_row(thread, line % 2 * 2);
+#pragma unroll
+    for (int which = 0; which < 2; ++which) {
+#pragma unroll
+      for (int mask = 1; mask < 4; mask *= 2) put(cuda::exchange_xor(found[which], mask), true, found[which]);
+      if (thread % 4 == 0) memcpy(&to.bits[at][which], &found[which], sizeof(Sum));
+    }
+  }
 }
 
 }  // namespace hopper

@@ -32,6 +32,7 @@ class TileRecord:
     batch: int
     rows: int
     columns: int
+    transposed: bool = False  # the product was computed as its transpose
 
 
 def records(words: np.ndarray) -> tuple[TileRecord, ...]:
@@ -43,7 +44,17 @@ def records(words: np.ndarray) -> tuple[TileRecord, ...]:
     if words.ndim != 2 or words.shape[1] != WORDS:
         raise ValueError(f"a log has shape (tiles, {WORDS}), not {words.shape}")
     return tuple(
-        TileRecord(number, cycles, end - begin, row, column, batch, extent >> 32, extent & 0xFFFFFFFF)
+        TileRecord(
+            number,
+            cycles,
+            end - begin,
+            row,
+            column,
+            batch,
+            extent >> 32 & 0x7FFFFFFF,
+            extent & 0xFFFFFFFF,
+            bool(extent >> 63),
+        )
         for number, cycles, begin, end, row, column, batch, extent in words.tolist()
     )
 

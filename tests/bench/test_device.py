@@ -29,10 +29,10 @@ def rows_of(folder):
 
 
 def test_every_check_is_answered_and_what_cannot_run_says_why(tmp_path):
-    done = run(tmp_path, "--only", "build,check,sanitize,plans")
+    done = run(tmp_path, "--only", "build,check,sanitize,checked,plans")
     assert done.returncode == 0, done.stdout + done.stderr
     rows = rows_of(tmp_path)
-    assert {row["kind"] for row in rows} == {"build", "check", "sanitize", "plans"}
+    assert {row["kind"] for row in rows} == {"build", "check", "sanitize", "checked", "plans"}
     assert all(row.get("right") or row.get("absent") for row in rows)
     right = [row["name"] for row in rows if row["kind"] == "check" and row.get("right")]
     assert len(right) >= 13

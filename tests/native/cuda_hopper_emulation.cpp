@@ -86,8 +86,9 @@ int64_t count_records(const Array* a, const Array* b, const Array* out) {
   return matmul::count_records(matmul::problem_of(*a, *b, *out, false));
 }
 
-int run_logged(const Array* a, const Array* b, const Array* out, uint64_t* log) {
+int run_logged(const Array* a, const Array* b, const Array* out, uint64_t* log, uint32_t* sums) {
   emulation::reverse_order = false;
-  return matmul::run_logged(matmul::problem_of(*a, *b, *out, false), reinterpret_cast<matmul::TileRecord*>(log), 0);
+  return matmul::run_logged(matmul::problem_of(*a, *b, *out, false),
+                            {reinterpret_cast<matmul::TileRecord*>(log), reinterpret_cast<matmul::TileSums*>(sums)}, 0);
 }
 }

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from pyhpc.measure import multiprocessors
+from pyhpc.measure.tile_checksums import LINES, TileChecksums
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 E4M3, E5M2 = (np.dtype(x) for x in (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2))
@@ -309,7 +310,7 @@ def test_the_log_has_every_tile_once_and_names_where_a_wrong_element_was_compute
     a, b, out = aligned((m, k), BFLOAT16, 1), aligned((k, n), BFLOAT16, 2), aligned((m, n), np.float32)
     views = [ctypes.byref(view(x)) for x in (a, b, out)]
     words = np.full((library.count_records(*views), 8), -1, np.int64).view(np.uint64)
-    assert library.run_logged(*views, ctypes.c_void_p(words.ctypes.data)) == 0
+    assert library.run_logged(*views, ctypes.c_void_p(words.ctypes.data), None) == 0
     log = multiprocessors.records(words)
     covered = np.zeros((m, n), int)
     for record in log:
@@ -319,3 +320,48 @@ def test_the_log_has_every_tile_once_and_names_where_a_wrong_element_was_compute
     assert all(hertz > 0 for hertz in multiprocessors.clock_hertz(log).values())
     named = multiprocessors.culprits(log, np.array([[m - 1, n - 1]]))
     assert sum(named.values()) == parts
+
+
+def checksums_of(library, a, b, out):
+    """The log, the sums that the kernel wrote and what they must be."""
+    library.set_multiprocessors(12)
+    views = [ctypes.byref(view(x)) for x in (a, b, out)]
+    count = library.count_records(*views)
+    words, sums = np.zeros((count, 8), np.uint64), np.full((count, LINES, 2), np.nan, np.float32)
+    pointers = (ctypes.c_void_p(x.ctypes.data) for x in (words, sums))
+    assert library.run_logged(*views, *pointers) == 0
+    log = multiprocessors.records(words)
+    return log, sums, TileChecksums.of(log, a, b, a.itemsize)
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k", "dtype", "shift", "plan_name"),
+    [
+        (300, 520, 200, BFLOAT16, 0, ""),
+        (300, 520, 200, BFLOAT16, 3, ""),  # sums that grow all the way
+        (16, 130, 272, np.float16, 0, "64,1,4,1"),  # transposed, and split along k
+        (130, 70, 272, E4M3, 0, "64,2,1,1"),
+        (130, 70, 272, np.int8, 0, ""),
+    ],
+)
+def test_the_sums_of_the_lines_of_every_tile_are_those_of_the_product(
+    library, monkeypatch, m, n, k, dtype, shift, plan_name
+):
+    monkeypatch.setenv("PYHPC_SM90_PLAN", plan_name)
+    a, b = aligned((m, k), dtype, 1), aligned((k, n), dtype, 2, "F")
+    if shift:
+        a[...], b[...] = (a.astype(float) + shift).astype(dtype), (b.astype(float) + shift).astype(dtype)
+    out = aligned((m, n), np.int32 if dtype == np.int8 else np.float32)
+    log, sums, checksums = checksums_of(library, a, b, out)
+    sums = sums.view(np.int32) if dtype == np.int8 else sums
+    assert {record.transposed for record in log} == {plan_name.endswith("1")}
+    assert checksums.wrong(log, sums) == []
+    # An element that is wrong by a quarter of a typical one is found, and its multiprocessor named.
+    number = next(i for i, r in enumerate(log) if r.row + r.column > 0 and r.row < m and r.column < n)
+    sums[number, 1, 0] += 1 if dtype == np.int8 else 0.25 * out.std()
+    (wrong,) = checksums.wrong(log, sums)
+    assert log[number].multiprocessor in wrong.multiprocessors
+    assert wrong.line == (log[number].column if log[number].transposed else log[number].row) + 1
+    if dtype != np.int8:
+        sums[number, 1, 0] = np.nan
+        assert len(checksums.wrong(log, sums)) == 1
