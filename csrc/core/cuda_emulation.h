@@ -31,7 +31,8 @@ struct Index {
   unsigned x;
 };
 
-constexpr int lanes = 32, most_fibers = 8 * 384, most_blocks = 8, stack_bytes = 64 << 10, shared_limit = 227 << 10;
+constexpr int lanes = 32, lane_bytes = 80, most_fibers = 8 * 384, most_blocks = 8, stack_bytes = 64 << 10,
+              shared_limit = 227 << 10;
 
 struct Barrier {
   int arrived;
@@ -51,7 +52,7 @@ struct Fiber {
 
 struct Warp {
   Barrier barrier;
-  alignas(16) unsigned char in[lanes][64], out[lanes][64];
+  alignas(16) unsigned char in[lanes][lane_bytes], out[lanes][lane_bytes];
 };
 
 inline Index thread_index, block_index, block_size, grid_size;
@@ -101,7 +102,7 @@ inline void synchronize_block() {
 // overwrite `out` early: that operation computes only when every lane has arrived, so has taken its result.
 template <class Out, class In, class Compute>
 Out warp_operation(const In& argument, Compute compute) {
-  static_assert(sizeof(In) <= 64 && sizeof(Out) <= 64, "a lane has 64 bytes each way");
+  static_assert(sizeof(In) <= lane_bytes && sizeof(Out) <= lane_bytes, "more than a lane can hand over");
   Warp& warp = warps[current / lanes];
   const unsigned lane = current % lanes;
   memcpy(warp.in[lane], &argument, sizeof argument);

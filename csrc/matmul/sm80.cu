@@ -5,111 +5,12 @@
 // One block computes one output tile and walks along k: a tile of a and of b is fetched to registers while the previous
 // one, in shared memory, is multiplied. Elements outside the matrices are read as zero, so no size is special.
 // Simple on purpose: no asynchronous copies, no vector loads (they would need unit strides).
-#include <type_traits>
-
 #include "core/cuda_mma.h"
 #include "core/cuda_variant.h"
-#include "matmul/matmul.h"
+#include "matmul/sm80_double.h"
 
 namespace pyhpc::matmul {
 namespace {
-
-using cuda::Bfloat16;
-using cuda::Float16;
-
-// Element `index` of a rows×depth tile whose fastest direction is the one with the smaller stride, so that neighbouring
-// threads read neighbouring memory.
-struct Position {
-  int row, k;
-};
-template <int rows, int depth>
-__device__ Position tile_position(int index, bool along_k) {
-  return along_k ? Position{index / depth, index % depth} : Position{index % rows, index / rows};
-}
-
-// One matrix of the batch as a block sees it: `row` steps over m (or n), `k` over the summed direction.
-template <class T>
-struct View {
-  const T* data;
-  int64_t row, k, rows, depth;
-  bool along_k;
-
-  __device__ T at(int64_t i, int64_t j) const { return i < rows && j < depth ? data[i * row + j * k] : T{}; }
-};
-
-struct Block {
-  int64_t first_row, first_column, a, b, out;  // the tile's origin; the batch's offsets
-};
-
-// Blocks are numbered column tile first, then row tile, then batch.
-__device__ Block block_of(const Problem& problem, int64_t tile) {
-  const int64_t columns = cuda::blocks_for(problem.n, tile), rows = cuda::blocks_for(problem.m, tile);
-  int64_t index = blockIdx.x;
-  Block block = {index / columns % rows * tile, index % columns * tile, 0, 0, 0};
-  index /= columns * rows;
-  for (int i = problem.batch_ndim - 1; i >= 0; --i) {
-    const int64_t step = index % problem.batch_shape[i];
-    index /= problem.batch_shape[i];
-    block.a += step * problem.a_batch[i];
-    block.b += step * problem.b_batch[i];
-    block.out += step * problem.out_batch[i];
-  }
-  return block;
-}
-
-template <class T>
-__device__ View<T> rows_of_a(const Problem& problem, const Block& block) {
-  const T* data = static_cast<const T*>(problem.a) + block.a + block.first_row * problem.a_row;
-  const bool along_k = llabs(problem.a_column) <= llabs(problem.a_row);
-  return {data, problem.a_row, problem.a_column, problem.m - block.first_row, problem.k, along_k};
-}
-
-template <class T>
-__device__ View<T> columns_of_b(const Problem& problem, const Block& block) {
-  const T* data = static_cast<const T*>(problem.b) + block.b + block.first_column * problem.b_column;
-  const bool along_k = llabs(problem.b_row) <= llabs(problem.b_column);
-  return {data, problem.b_column, problem.b_row, problem.n - block.first_column, problem.k, along_k};
-}
-
-__device__ inline float sum(float a, float b) { return a + b; }
-__device__ inline double sum(double a, double b) { return a + b; }
-__device__ inline int32_t sum(int32_t a, int32_t b) {  // modulo 2^32
-  return static_cast<int32_t>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b));
-}
-
-__device__ inline void put(float value, bool add, float& out) { out = add ? sum(out, value) : value; }
-__device__ inline void put(double value, bool add, double& out) { out = add ? sum(out, value) : value; }
-__device__ inline void put(int32_t value, bool add, int32_t& out) { out = add ? sum(out, value) : value; }
-template <class Narrow>
-__device__ void put(float value, bool add, Narrow& out) {
-  cuda::from_float(add ? sum(cuda::to_float(out), value) : value, out);
-}
-
-// The factor of row i of a and column j of b.
-__device__ inline float scale_at(const Scales& scales, int64_t i, int64_t j) {
-  return scales.factor * (scales.a.values ? scales.a.values[i * scales.a.mn_stride] : 1.0f) *
-         (scales.b.values ? scales.b.values[j * scales.b.mn_stride] : 1.0f);
-}
-
-struct AnyFloat {};  // an out whose type is known when the kernel runs
-
-template <class Out, class Sum>
-__device__ void store(const Problem& problem, const Block& block, int row, int column, Sum value) {
-  const int64_t i = block.first_row + row, j = block.first_column + column;
-  if (i >= problem.m || j >= problem.n) return;
-  const int64_t at = block.out + i * problem.out_row + j * problem.out_column;
-  if constexpr (!std::is_same<Out, AnyFloat>::value) {
-    put(value, problem.accumulate, static_cast<Out*>(problem.out)[at]);
-  } else {
-    value *= problem.scales.along_k ? problem.scales.factor : scale_at(problem.scales, i, j);
-    if (problem.out_dtype == DType::float32)
-      put(value, problem.accumulate, static_cast<float*>(problem.out)[at]);
-    else if (problem.out_dtype == DType::bfloat16)
-      put(value, problem.accumulate, static_cast<Bfloat16*>(problem.out)[at]);
-    else
-      put(value, problem.accumulate, static_cast<Float16*>(problem.out)[at]);
-  }
-}
 
 // ---- tensor cores: 8 warps, 2×4, each 64×32 of a 128×128 tile, 32 deep ----
 
@@ -129,29 +30,28 @@ __device__ inline Float16 factor(cuda::Float8E5m2 value) { return cuda::to_half(
 template <class In>
 using Factor = decltype(factor(In{}));
 
+template <class In>
+using Source = Reader<In, tile, depth, threads>;
+
 template <class T>
 struct Fetched {
   T values[fetched];
 };
 
+// The next tile.
 template <class In>
-__device__ Fetched<Factor<In>> fetch(const View<In>& view, int64_t first_k) {
-  Fetched<Factor<In>> registers;
+__device__ __forceinline__ void fetch(Source<In>& source, Fetched<Factor<In>>& registers) {
 #pragma unroll
-  for (int i = 0; i < fetched; ++i) {
-    const Position at = tile_position<tile, depth>(static_cast<int>(threadIdx.x) + i * threads, view.along_k);
-    registers.values[i] = factor(view.at(at.row, first_k + at.k));
-  }
-  return registers;
+  for (int i = 0; i < fetched; ++i) registers.values[i] = factor(source.get(i));
+  source.advance();
 }
 
-template <class T>
-__device__ void keep(const Fetched<T>& registers, bool along_k, uint32_t (&shared)[tile][words]) {
+template <class In>
+__device__ __forceinline__ void keep(const Source<In>& source, const Fetched<Factor<In>>& registers,
+                                     uint32_t (&shared)[tile][words]) {
 #pragma unroll
-  for (int i = 0; i < fetched; ++i) {
-    const Position at = tile_position<tile, depth>(static_cast<int>(threadIdx.x) + i * threads, along_k);
-    reinterpret_cast<T*>(shared[at.row])[at.k] = registers.values[i];
-  }
+  for (int i = 0; i < fetched; ++i)
+    reinterpret_cast<Factor<In>*>(shared[source.row_of(i)])[source.k_of(i)] = registers.values[i];
 }
 
 template <class T>
@@ -181,19 +81,21 @@ template <class In, class Out>
 __global__ void __launch_bounds__(threads) kernel(Problem problem) {
   using T = Factor<In>;
   __shared__ uint32_t a_tile[tile][words], b_tile[tile][words];
-  const Block block = block_of(problem, tile);
-  const View<In> a = rows_of_a<In>(problem, block), b = columns_of_b<In>(problem, block);
+  const Block block = block_of(problem, tile, tile);
+  Source<In> a(rows_of_a<In>(problem, block)), b(columns_of_b<In>(problem, block));
   const int lane = threadIdx.x % cuda::warp_size, warp = threadIdx.x / cuda::warp_size;
   const int row = warp / warps_across * warp_rows, column = warp % warps_across * warp_columns;
   float sums[row_tiles][column_tiles][4] = {};
-  Fetched<T> next_a = fetch(a, 0), next_b = fetch(b, 0);
+  Fetched<T> next_a, next_b;
+  fetch(a, next_a);
+  fetch(b, next_b);
   for (int64_t k = 0; k < problem.k; k += depth) {
     __syncthreads();  // the tile in shared memory is used up
-    keep(next_a, a.along_k, a_tile);
-    keep(next_b, b.along_k, b_tile);
+    keep(a, next_a, a_tile);
+    keep(b, next_b, b_tile);
     __syncthreads();
-    next_a = fetch(a, k + depth);
-    next_b = fetch(b, k + depth);
+    fetch(a, next_a);
+    fetch(b, next_b);
     multiply<T>(sums, a_tile, b_tile, row, column, lane);
   }
 #pragma unroll
@@ -208,12 +110,15 @@ __global__ void __launch_bounds__(threads) kernel(Problem problem) {
 
 }  // namespace tensor
 
-// ---- multiply-adds: 16×16 threads, each 4×4 of a 64×64 tile, 16 words deep ----
+// ---- multiply-adds: 16×16 threads, each 8×8 of a 128×128 tile, 8 words deep ----
 
 namespace plain {
 
-constexpr int tile = 64, depth = 16, side = 16, threads = side * side, per_thread = tile / side;
+// A thread has two groups of 4 rows and two of 4 columns, half a tile apart: it reads 4 words at a time.
+constexpr int tile = 128, depth = 8, side = 16, threads = side * side, per_thread = tile / side, group = 4;
 constexpr int fetched = tile * depth / threads;
+
+__device__ constexpr int place(int thread, int i) { return i / group * (tile / 2) + thread * group + i % group; }
 
 // What is multiplied at once: one element, or four bytes of int8; 8-bit floating-point numbers as float, scaled.
 template <class In>
@@ -232,67 +137,77 @@ struct Word<int8_t> {
 };
 
 __device__ inline float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
-__device__ inline double multiply_add(double a, double b, double c) { return fma(a, b, c); }
 __device__ inline int32_t multiply_add(int32_t a, int32_t b, int32_t c) { return cuda::dot_bytes(a, b, c); }
 
-template <class T>
-__device__ T word(const View<T>& view, int64_t row, int64_t k) {
-  return view.at(row, k);
-}
-__device__ inline int32_t word(const View<int8_t>& view, int64_t row, int64_t k) {
-  uint32_t bytes = 0;
-  for (int i = 0; i < 4; ++i) bytes |= static_cast<uint32_t>(static_cast<uint8_t>(view.at(row, 4 * k + i))) << 8 * i;
-  return static_cast<int32_t>(bytes);
-}
-
-// An operand whose scales change along k; `first` is its first row's (column's) number, `per_scale` how many share one.
-template <class T>
-struct ScaledView : View<T> {
-  Scale scale;
+// The scales of an 8-bit operand that change along k; `first` is the number of the tile's first row (column),
+// `per_scale` how many share one.
+struct Scaling {
+  const Scale& scale;
   int64_t first, per_scale;
 };
-template <class T>
-__device__ ScaledView<T> scaled(const View<T>& view, const Scale& scale, int64_t first, int per_scale) {
-  return {view, scale, first, per_scale};
-}
-__device__ inline View<int8_t> scaled(const View<int8_t>& view, const Scale&, int64_t, int) { return view; }
-__device__ inline View<float> scaled(const View<float>& view, const Scale&, int64_t, int) { return view; }
-__device__ inline View<double> scaled(const View<double>& view, const Scale&, int64_t, int) { return view; }
+
+// Word i of the tile.
+template <class In>
+using Source = Reader<In, tile, depth, threads, Word<In>::elements>;
 
 template <class T>
-__device__ float word(const ScaledView<T>& view, int64_t row, int64_t k) {
-  const Scale& scale = view.scale;
-  const float value = cuda::to_float(view.at(row, k));
-  if (!scale.values || row >= view.rows || k >= view.depth) return value;
-  return value * scale.values[(view.first + row) / view.per_scale * scale.mn_stride + k / 128 * scale.k_stride];
+__device__ T word(const Source<T>& source, int i, const Scaling&) {
+  return source.get(i);
+}
+__device__ inline int32_t word(const Source<int8_t>& source, int i, const Scaling&) {
+  uint32_t bytes = 0;
+  for (int j = 0; j < 4; ++j) bytes |= static_cast<uint32_t>(static_cast<uint8_t>(source.get(i, j))) << 8 * j;
+  return static_cast<int32_t>(bytes);
+}
+template <class T>
+__device__ float scaled_word(const Source<T>& source, int i, const Scaling& scaling) {
+  const Scale& scale = scaling.scale;
+  const float value = cuda::to_float(source.get(i));
+  if (!scale.values || source.row_of(i) >= source.rows_left || source.k_of(i) >= source.left) return value;
+  return value * scale.values[(scaling.first + source.row_of(i)) / scaling.per_scale * scale.mn_stride +
+                              (source.first_k + source.k_of(i)) / 128 * scale.k_stride];
+}
+__device__ inline float word(const Source<cuda::Float8E4m3>& source, int i, const Scaling& scaling) {
+  return scaled_word(source, i, scaling);
+}
+__device__ inline float word(const Source<cuda::Float8E5m2>& source, int i, const Scaling& scaling) {
+  return scaled_word(source, i, scaling);
 }
 
 template <class In>
-using Tile = typename Word<In>::type[depth][tile + 1];
+using Tile = typename Word<In>::type[depth][tile + group];  // padded: threads that write along k meet fewer banks
+
+template <class T>
+struct alignas(group * sizeof(T)) Group {
+  T words[group];
+};
+template <class T>
+__device__ __forceinline__ void read(const T* line, int thread, T (&words)[per_thread]) {
+#pragma unroll
+  for (int i = 0; i < per_thread; i += group) {
+    const auto four = *reinterpret_cast<const Group<T>*>(line + place(thread, i));
+#pragma unroll
+    for (int j = 0; j < group; ++j) words[i + j] = four.words[j];
+  }
+}
 
 template <class In>
 struct Fetched {
   typename Word<In>::type values[fetched];
 };
 
-template <class In, class Source>
-__device__ Fetched<In> fetch(const Source& view, int64_t first_k) {
-  Fetched<In> registers;
+// The next tile.
+template <class In>
+__device__ __forceinline__ void fetch(Source<In>& source, const Scaling& scaling, Fetched<In>& registers) {
 #pragma unroll
-  for (int i = 0; i < fetched; ++i) {
-    const Position at = tile_position<tile, depth>(static_cast<int>(threadIdx.x) + i * threads, view.along_k);
-    registers.values[i] = word(view, at.row, first_k + at.k);
-  }
-  return registers;
+  for (int i = 0; i < fetched; ++i) registers.values[i] = word(source, i, scaling);
+  source.advance();
 }
 
 template <class In>
-__device__ void keep(const Fetched<In>& registers, bool along_k, Tile<In>& shared) {
+__device__ __forceinline__ void keep(const Source<In>& source, const Fetched<In>& registers, Tile<In>& shared) {
 #pragma unroll
-  for (int i = 0; i < fetched; ++i) {
-    const Position at = tile_position<tile, depth>(static_cast<int>(threadIdx.x) + i * threads, along_k);
-    shared[at.k][at.row] = registers.values[i];
-  }
+  for (int i = 0; i < fetched; ++i) shared[source.k_of(i)][source.row_of(i)] = registers.values[i];
 }
 
 template <class In>
@@ -301,8 +216,8 @@ __device__ __forceinline__ void multiply(typename Word<In>::sum (&sums)[per_thre
 #pragma unroll
   for (int k = 0; k < depth; ++k) {
     typename Word<In>::type a[per_thread], b[per_thread];
-#pragma unroll
-    for (int i = 0; i < per_thread; ++i) a[i] = a_tile[k][row + i * side], b[i] = b_tile[k][column + i * side];
+    read(a_tile[k], row, a);
+    read(b_tile[k], column, b);
 #pragma unroll
     for (int r = 0; r < per_thread; ++r)
 #pragma unroll
@@ -312,28 +227,31 @@ __device__ __forceinline__ void multiply(typename Word<In>::sum (&sums)[per_thre
 
 template <class In>
 __global__ void __launch_bounds__(threads) kernel(Problem problem) {
-  __shared__ Tile<In> a_tile, b_tile;
-  const Block block = block_of(problem, tile);
-  const auto a = scaled(rows_of_a<In>(problem, block), problem.scales.a, block.first_row, 1);
-  const auto b = scaled(columns_of_b<In>(problem, block), problem.scales.b, block.first_column, 128);
+  alignas(16) __shared__ Tile<In> a_tiles[2], b_tiles[2];  // one is filled while the other is multiplied
+  const Block block = block_of(problem, tile, tile);
+  Source<In> a(rows_of_a<In>(problem, block)), b(columns_of_b<In>(problem, block));
+  const Scaling scaling_a = {problem.scales.a, block.first_row, 1},
+                scaling_b = {problem.scales.b, block.first_column, 128};
   const int row = threadIdx.x / side, column = threadIdx.x % side;
   typename Word<In>::sum sums[per_thread][per_thread] = {};
   const int64_t words = cuda::blocks_for(problem.k, Word<In>::elements);
-  Fetched<In> next_a = fetch<In>(a, 0), next_b = fetch<In>(b, 0);
-  for (int64_t k = 0; k < words; k += depth) {
-    __syncthreads();  // the tile in shared memory is used up
-    keep(next_a, a.along_k, a_tile);
-    keep(next_b, b.along_k, b_tile);
+  Fetched<In> next_a, next_b;
+  fetch(a, scaling_a, next_a);
+  fetch(b, scaling_b, next_b);
+  int turn = 0;
+  for (int64_t k = 0; k < words; k += depth, turn ^= 1) {
+    keep(a, next_a, a_tiles[turn]);
+    keep(b, next_b, b_tiles[turn]);
     __syncthreads();
-    next_a = fetch<In>(a, k + depth);
-    next_b = fetch<In>(b, k + depth);
-    multiply<In>(sums, a_tile, b_tile, row, column);
+    fetch(a, scaling_a, next_a);
+    fetch(b, scaling_b, next_b);
+    multiply<In>(sums, a_tiles[turn], b_tiles[turn], row, column);
   }
 #pragma unroll
   for (int r = 0; r < per_thread; ++r)
 #pragma unroll
     for (int c = 0; c < per_thread; ++c)
-      store<typename Word<In>::out>(problem, block, row + r * side, column + c * side, sums[r][c]);
+      store<typename Word<In>::out>(problem, block, place(row, r), place(column, c), sums[r][c]);
 }
 
 }  // namespace plain
@@ -341,15 +259,15 @@ __global__ void __launch_bounds__(threads) kernel(Problem problem) {
 int run(const Problem& problem, uintptr_t stream) {
   int64_t batches = 1;
   for (int i = 0; i < problem.batch_ndim; ++i) batches *= problem.batch_shape[i];
-  const auto blocks = [&](int64_t tile) {
-    return batches * cuda::blocks_for(problem.m, tile) * cuda::blocks_for(problem.n, tile);
+  const auto blocks = [&](int64_t rows, int64_t columns) {
+    return batches * cuda::blocks_for(problem.m, rows) * cuda::blocks_for(problem.n, columns);
   };
-  if (blocks(1) == 0) return 0;  // no output: a launch of no blocks would be an error
+  if (blocks(1, 1) == 0) return 0;  // no output: a launch of no blocks would be an error
   const auto tensor_run = [&](void (*kernel)(Problem)) {
-    return cuda::launch(kernel, blocks(tensor::tile), tensor::threads, 0, stream, problem);
+    return cuda::launch(kernel, blocks(tensor::tile, tensor::tile), tensor::threads, 0, stream, problem);
   };
   const auto plain_run = [&](void (*kernel)(Problem)) {
-    return cuda::launch(kernel, blocks(plain::tile), plain::threads, 0, stream, problem);
+    return cuda::launch(kernel, blocks(plain::tile, plain::tile), plain::threads, 0, stream, problem);
   };
   switch (problem.dtype) {
     case DType::bfloat16:
@@ -363,7 +281,8 @@ int run(const Problem& problem, uintptr_t stream) {
       return problem.scales.along_k ? plain_run(plain::kernel<cuda::Float8E5m2>)
                                     : tensor_run(tensor::kernel<cuda::Float8E5m2, AnyFloat>);
     case DType::float64:
-      return plain_run(plain::kernel<double>);
+      return cuda::launch(doubles::kernel, blocks(doubles::tile_rows, doubles::tile_columns), doubles::threads, 0,
+                          stream, problem);
     case DType::float32:
       return plain_run(plain::kernel<float>);
     default:

@@ -91,6 +91,15 @@ def test_each_kernel_for_hopper_must_use_what_it_is_built_on(gate, text, fault):
     assert [fault in found for found in result.faults][:1] == [True] * (fault is not None), result.faults
 
 
+def test_float64_must_use_the_tensor_cores_of_its_architecture(gate):
+    code = "Function : _Z7doublesv\n /*0010*/ {} R8, R8, R8, R8 ;\n Function : _Z5otherv\n /*0010*/ HMMA.16816.F32 R4 ;"
+    for architecture, form, missed in [("sm_80", "DMMA.884", "DFMA"), ("sm_90", "DMMA.16x8x8", "DMMA.884")]:
+        for word in (form, missed):
+            result = gate.Object(Path("sm80.cu"), architecture)
+            gate.read_machine_code(code.format(word), result)
+            assert [("doubles" in fault) for fault in result.faults] == [True] * (word == missed)
+
+
 def test_without_nvcc_the_gate_says_that_nothing_was_checked(gate, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert gate.main() == 0
