@@ -99,6 +99,21 @@ def test_large_products_use_the_largest_tile_and_share_an_operand(library):
         assert plan.by_box
 
 
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_the_same_tile_serves_elements_of_every_size_and_a_product_takes_time_by_their_bytes(library, size):
+    plan, of_16_bits = best(library, 8192, 8192, 8192, bytes=size), best(library, 8192, 8192, 8192)
+    assert (plan.rows, plan.columns, plan.cluster_rows, plan.split) == (128, 256, 2, 1)
+    assert plan.clocks / of_16_bits.clocks == pytest.approx(size / 2, rel=0.05)
+
+
+def test_scales_along_k_take_tiles_of_128_columns_that_are_never_exchanged(library):
+    large = best(library, 4096, 7168, 16384, bytes=1, along_k=True)
+    assert (large.rows, large.columns, large.exchanged) == (256, 128, False)
+    few = best(library, 64, 7168, 2048, bytes=1, along_k=True)
+    assert (few.rows, few.columns, few.exchanged) == (128, 128, False)
+    assert few.split > 1
+
+
 def test_few_tiles_are_split_along_k_and_never_more_than_run_at_once(library):
     for m in (1, 16, 64):
         plan = best(library, m, 4096, 4096)
