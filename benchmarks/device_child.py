@@ -95,9 +95,7 @@ def time_row(row: dict[str, Any]) -> dict[str, Any]:
     os.environ["PYHPC_SM90_PLAN"] = ""
     products, clock = Products(row), device_clock()
     names = [name for name, refusal in cuda_module().matmul.variants() if not refusal]
-    names = [name for name in names if name in row.get("variants", names)]
-    if not names:
-        return {"absent": f"{', '.join(row['variants'])} cannot run here"}
+    names = names[:1] if row.get("best_only") else names
     calls: dict[str, Callable[[], Any]] = {name: lambda name=name: products.enqueue(name) for name in names}
     proof = {name: Proof(products, call) for name, call in calls.items()}
     if (peer := torch_contestant(products)) is not None:

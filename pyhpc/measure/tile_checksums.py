@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -59,8 +58,10 @@ class TileChecksums:
         for number, record in enumerate(log):
             if record.row < len(a) and record.column < b.shape[1]:  # a cluster's second tile may lie outside
                 parts[record.row, record.column].append(number)
-        sides: dict[bool, Any] = {False: _Side(a, b.T), True: _Side(b.T, a)}  # lines of out are rows, or columns
-        found = [sides[log[numbers[0]].transposed].line_sums(log[numbers[0]]) for numbers in parts.values()]
+        tiles = [log[numbers[0]] for numbers in parts.values()]
+        # All tiles alike: the lines are rows of out, or columns.
+        side = _Side(b.T, a, tiles) if tiles and tiles[0].transposed else _Side(a, b.T, tiles)
+        found = [side.line_sums(tile) for tile in tiles]
         return cls(
             tuple(map(tuple, parts.values())),
             tuple(expected for expected, _ in found),
@@ -105,18 +106,28 @@ class TileChecksums:
 class _Side:
     """The operand whose rows are the lines (lines, k), and the other (columns of a line, k)."""
 
-    def __init__(self, lines: np.ndarray, others: np.ndarray) -> None:
-        self.lines, self.others = lines, others
-        self.known: dict[tuple[int, int], tuple[np.ndarray, float]] = {}
+    def __init__(self, lines: np.ndarray, others: np.ndarray, tiles: list[TileRecord]) -> None:
+        self.lines = lines
+        spans = sorted({_spans(tile)[1] for tile in tiles})
+        self.numbers = {span: number for number, span in enumerate(spans)}
+        self.weights, self.lengths = np.empty((len(lines[0]), len(spans))), np.empty(len(spans))
+        for number, (first, count) in enumerate(spans):
+            wide = others[first : first + count].astype(np.float64)
+            self.weights[:, number], self.lengths[number] = wide.sum(axis=0), np.linalg.norm(wide, axis=1).sum()
+        self.known: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}  # lines are read once for all columns
 
     def line_sums(self, tile: TileRecord) -> tuple[np.ndarray, np.ndarray]:
-        row, rows, column, columns = tile.row, tile.rows, tile.column, tile.columns
-        if tile.transposed:
-            row, rows, column, columns = column, columns, row, rows
-        if (column, columns) not in self.known:
-            others = self.others[column : column + columns].astype(np.float64)
-            self.known[column, columns] = others.sum(axis=0), float(np.linalg.norm(others, axis=1).sum())
-        weights, length = self.known[column, columns]
-        lines = self.lines[row : row + rows].astype(np.float64)
-        walk = 4 * np.linalg.norm(lines, axis=1) * length / np.sqrt(lines.shape[1])
-        return lines @ weights, walk
+        span, columns = _spans(tile)
+        if span not in self.known:
+            wide = self.lines[span[0] : sum(span)].astype(np.float64)
+            walk = 4 * np.linalg.norm(wide, axis=1) / np.sqrt(wide.shape[1])
+            self.known[span] = wide @ self.weights, walk[:, None] * self.lengths
+        expected, walk = self.known[span]
+        number = self.numbers[columns]
+        return expected[:, number], walk[:, number]
+
+
+def _spans(tile: TileRecord) -> tuple[tuple[int, int], tuple[int, int]]:
+    """First and count of the tile's lines, and of the columns of each."""
+    rows, columns = (tile.row, tile.rows), (tile.column, tile.columns)
+    return (columns, rows) if tile.transposed else (rows, columns)

@@ -100,7 +100,7 @@ def test_a_wrong_result_is_told_and_decides_the_exit_status(tmp_path):
 
 
 def test_a_timed_result_that_differs_from_the_verified_one_is_told(tmp_path):
-    done = run(tmp_path, "--only", "time", "--row", "128x128x128", stand_in="gpus=1 flip=1")
+    done = run(tmp_path, "--only", "time", "--row", "bfloat16 128x128x128 nt", stand_in="gpus=1 flip=1")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "sm80: a timed result differs from the verified one" in done.stdout
 
