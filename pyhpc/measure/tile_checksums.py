@@ -53,7 +53,7 @@ class TileChecksums:
 
     @classmethod
     def of(cls, log: tuple[TileRecord, ...], a: np.ndarray, b: np.ndarray, itemsize: int) -> TileChecksums:
-        """For a product of matrices; k is at least 1."""
+        """For a product of matrices of finite numbers; k is at least 1."""
         parts: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         for number, record in enumerate(log):
             if record.row < len(a) and record.column < b.shape[1]:  # a cluster's second tile may lie outside
@@ -86,7 +86,7 @@ class TileChecksums:
             else:
                 error = found - expected
                 threshold = (self.steps + len(places)) * 2.0**-23 * (sizes + walk) + 66 * 2.0**-24 * sizes
-            beyond = ~(np.abs(error) <= threshold)  # also if it is no number
+            beyond = ~((np.abs(error) <= threshold) & np.isfinite(threshold))  # also what is no number
             if beyond.any():
                 line = int(np.argmax(np.where(beyond, np.nan_to_num(np.abs(error), nan=np.inf), -1)))
                 tile = log[places[0]]
