@@ -94,19 +94,24 @@ void compute(Problem& problem, const Call& call) {
   call.run(problem);
 }
 
-// (sum, sum of absolute values) of each row of out or of the product.
-std::vector<double> checksums(const Problem& problem, bool of_output, const Call& call) {
+// (sum, sum of absolute values) of each row of the batch.
+std::vector<double> no_sums(const Problem& problem) {
   int64_t rows = problem.m;
   for (int i = 0; i < problem.batch_ndim; ++i) rows *= problem.batch_shape[i];
-  std::vector<double> sums(2 * rows);
-  if (rows > 0 && !call.variant.checksums(problem, of_output, sums.data(), call.threads)) throw std::bad_alloc();
+  return std::vector<double>(2 * rows);
+}
+
+// Those of out or of the product.
+std::vector<double> checksums(const Problem& problem, bool of_output, const Call& call) {
+  std::vector<double> sums = no_sums(problem);
+  if (!sums.empty() && !call.variant.checksums(problem, of_output, sums.data(), call.threads)) throw std::bad_alloc();
   return sums;
 }
 
 // The first row of out, of all of the batch, that is not that of the product; -1 where there is none. `before`: the
 // checksums of out before it was added to, or nothing.
-int64_t wrong_row(const Problem& problem, const std::vector<double>& before, const Call& call) {
-  const std::vector<double> expected = checksums(problem, false, call), found = checksums(problem, true, call);
+int64_t wrong_row(const Problem& problem, const std::vector<double>& expected, const std::vector<double>& found,
+                  const std::vector<double>& before = {}) {
   const Judge judge(problem);
   constexpr double nothing[2] = {};
   for (size_t i = 0; i < found.size(); i += 2)
@@ -151,7 +156,7 @@ std::unique_ptr<PackedOperand> pack(py::handle b_object, int threads, std::strin
   return std::make_unique<PackedOperand>(b, chosen, team);
 }
 
-// As run, and then checks every row.
+// As run, and checks every row.
 int64_t run_checked(py::handle a, py::handle b, py::handle out, bool accumulate, int threads,
                     std::string_view variant) {
   const Operands operands(a, b, out);
@@ -161,8 +166,9 @@ int64_t run_checked(py::handle a, py::handle b, py::handle out, bool accumulate,
   const Call call(problem, nullptr, threads, variant);
   const py::gil_scoped_release release;
   const std::vector<double> before = accumulate ? checksums(problem, true, call) : std::vector<double>();
-  call.run(problem);
-  return wrong_row(problem, before, call);
+  std::vector<double> expected = no_sums(problem), found = expected;
+  if (!call.variant.run_checked(problem, expected.data(), found.data(), call.threads)) throw std::bad_alloc();
+  return wrong_row(problem, expected, found, before);
 }
 
 // Checks a product that was made before.
@@ -173,7 +179,7 @@ int64_t check(py::handle a, py::handle b, py::handle out, int threads, std::stri
   stack_rows(problem);
   const Call call(problem, nullptr, threads, variant);
   const py::gil_scoped_release release;
-  return wrong_row(problem, {}, call);
+  return wrong_row(problem, checksums(problem, false, call), checksums(problem, true, call));
 }
 
 // A new array for the product, of a's library.

@@ -10,15 +10,12 @@
 #pragma once
 #include "core/machine.h"
 #include "core/team.h"
+#include "matmul/block_sums.h"
 #include "matmul/matmul.h"
 #include "matmul/tile.h"
 
 namespace pyhpc::matmul {
 namespace {
-
-struct Range {
-  int64_t begin, end;
-};
 
 // Part `rank` of `parts` of [0, count), in multiples of `grain`; the parts differ by at most one grain.
 inline Range part(int64_t count, int64_t grain, int rank, int parts) {
@@ -59,6 +56,8 @@ template <class Tile>
 struct Blocked {
   using Word = typename Tile::Word;
   using Format = typename Tile::Format;
+  using Sums = BlockSums<typename Format::Input, typename Tile::Sum, sizeof(typename Tile::V)>;
+  using Member = typename Sums::Member;
   static constexpr int64_t rows = Tile::max_rows, columns = Tile::columns, group = Format::group;
 
   int64_t m_block, n_block, k_block;  // rows of a, columns of b, elements of k
@@ -93,12 +92,13 @@ struct Blocked {
   int64_t a_words() const { return round_up(m_block * ceil_div(k_block, group), 1024); }
   int64_t b_words() const { return round_up(ceil_div(n_block, columns) * panel_words(), 1024); }
 
-  // Called by every thread of the team; a_space is the thread's own, b_space holds two blocks for the team.
-  void run(const Product<Tile>& product, Team team, Word* a_space, Word* b_space) const {
+  // Called by every thread of the team; a_space is the thread's own, b_space holds two blocks for the team. `sums`:
+  // where the thread's checksums go, or null.
+  void run(const Product<Tile>& product, Team team, Word* a_space, Word* b_space, const Member* sums = nullptr) const {
     // Streamed rows start on a cache line: the columns before the first one are a product of their own.
     const int64_t head =
         -reinterpret_cast<intptr_t>(product.out) / static_cast<int64_t>(sizeof(Word)) & (line_words - 1);
-    if (head && streamed(product.columns({smaller(head, product.n), product.n}))) {
+    if (head && !sums && streamed(product.columns({smaller(head, product.n), product.n}))) {
       run(product.columns({0, head}), team, a_space, b_space);
       return run(product.columns({head, product.n}), team, a_space, b_space);
     }
@@ -106,12 +106,12 @@ struct Blocked {
     const Place place = place_in_grid(ceil_div(product.m, rows), ceil_div(n_block, columns), team);
     // A team packs the next block while slower members still read this one.
     const auto block = [&](int64_t step) { return b_space + (team.size > 1 ? step % 2 * b_words() : 0); };
-    pack_b(product, 0, team, block(0));
+    pack_b(product, 0, team, block(0), sums);
     team.barrier();
     for (int64_t step = 0; step < steps; ++step) {
-      multiply_block(product, step, place, a_space, block(step));
+      multiply_block(product, step, place, a_space, block(step), sums);
       // The other copy was last read before the last barrier: one barrier a step is enough.
-      if (step + 1 < steps) pack_b(product, step + 1, team, block(step + 1));
+      if (step + 1 < steps) pack_b(product, step + 1, team, block(step + 1), sums);
       team.barrier();
     }
     if (streamed(product)) stream_fence();
@@ -151,34 +151,62 @@ struct Blocked {
     return best;
   }
 
-  void pack_b(const Product<Tile>& product, int64_t step, Team team, Word* b_block) const {
+  void pack_b(const Product<Tile>& product, int64_t step, Team team, Word* b_block,
+              const Member* sums = nullptr) const {
     const int64_t k_blocks = ceil_div(product.k, k_block);
     const int64_t j0 = step / k_blocks * n_block, p0 = step % k_blocks * k_block;
     const int64_t n = smaller(n_block, product.n - j0), k = smaller(k_block, product.k - p0);
     const Range mine = part(n, columns, team.rank, team.size);
     // Where a row of b is near, a few rows at a time over all panels: memory is read in long runs.
-    const int64_t turn = product.b.lanes_near() ? 8 * group : k;
+    const bool lanes_near = product.b.lanes_near();
+    const int64_t turn = lanes_near ? 8 * group : k, span = lanes_near ? mine.end - mine.begin : columns;
+    if (sums) sums->start_b(step);
     for (int64_t p = 0; p < k; p += turn)
-      for (int64_t j = mine.begin; j < mine.end; j += columns)
-        Tile::pack_b(product.b.at(j0 + j, p0 + p), smaller(columns, n - j), smaller(turn, k - p),
-                     b_block + j / columns * panel_words(), p / group);
+      for (int64_t first = mine.begin; first < mine.end; first += span) {
+        const int64_t last = smaller(first + span, mine.end), depth = smaller(turn, k - p);
+        for (int64_t j = first; j < last; j += columns)
+          Tile::pack_b(product.b.at(j0 + j, p0 + p), smaller(columns, n - j), depth,
+                       b_block + j / columns * panel_words(), p / group);
+        if (sums) sums->add_b(step, product.b.at(j0 + first, p0 + p), last - first, p, depth);
+      }
   }
 
-  void multiply_block(const Product<Tile>& product, int64_t step, Place place, Word* a_space,
-                      const Word* b_block) const {
+  // Rows of a from k = p0 on. Whether they need care.
+  bool pack_a(const Product<Tile>& product, Range block, int64_t p0, int64_t k, Word* a_space,
+              const Member* sums) const {
+    constexpr int64_t turn = 16 * rows;  // whose lines are still in the cache after they were packed
+    bool needs_care = false;
+    for (int64_t i = block.begin; i < block.end; i += rows) {
+      needs_care |= Tile::pack_a(product.a.at(i, p0), smaller(rows, block.end - i), k,
+                                 a_space + (i - block.begin) * ceil_div(k, group));
+      const int64_t packed = smaller(i + rows, block.end) - block.begin, summed = (packed - 1) / turn * turn;
+      if (sums && (packed % turn == 0 || block.begin + packed == block.end))
+        sums->add_a(product.a.at(block.begin + summed, p0), block.begin + summed, packed - summed, k);
+    }
+    return needs_care;
+  }
+
+  void multiply_block(const Product<Tile>& product, int64_t step, Place place, Word* a_space, const Word* b_block,
+                      const Member* sums = nullptr) const {
     const int64_t k_blocks = ceil_div(product.k, k_block);
     const int64_t j0 = step / k_blocks * n_block, p0 = step % k_blocks * k_block;
     const int64_t k = smaller(k_block, product.k - p0), units = ceil_div(k, group);
-    const Store store = streamed(product) ? Store::stream : product.accumulate || p0 > 0 ? Store::add : Store::replace;
+    const Store store = !sums && streamed(product)     ? Store::stream
+                        : product.accumulate || p0 > 0 ? Store::add
+                                                       : Store::replace;
     const Range my_rows = part(product.m, rows, place.row, place.rows);
     const Range my_columns = part(smaller(n_block, product.n - j0), columns, place.column, place.columns);
-    if (my_rows.begin == my_rows.end || my_columns.begin == my_columns.end) return;
+    // Without columns a member may still have rows of a to sum.
+    if (my_rows.begin == my_rows.end || (my_columns.begin == my_columns.end && !sums)) return;
     const int64_t my_block = even_block(my_rows.end - my_rows.begin, m_block, rows);
+    const bool sums_out = sums && p0 + k == product.k;
+    const Source<typename Tile::Sum> out = {product.out, product.out_row, product.out_column};
+    if (sums) sums->add_shares(step);
+    int64_t turn = step;  // members in one row of the grid pack the same rows, and sum them in turns
     for (int64_t i0 = my_rows.begin; i0 < my_rows.end; i0 += my_block) {
       const int64_t i_end = smaller(i0 + my_block, my_rows.end);
-      bool needs_care = false;
-      for (int64_t i = i0; i < i_end; i += rows)
-        needs_care |= Tile::pack_a(product.a.at(i, p0), smaller(rows, i_end - i), k, a_space + (i - i0) * units);
+      const bool sums_a = sums && turn++ % place.columns == place.column;
+      const bool needs_care = pack_a(product, {i0, i_end}, p0, k, a_space, sums_a ? sums : nullptr);
       for (int64_t j = my_columns.begin; j < my_columns.end; j += columns) {
         const Word* panel = b_block + j / columns * panel_words();
         // The next panel is brought in by the tiles of this one, each an even share of it.
@@ -189,10 +217,11 @@ struct Blocked {
         for (int64_t i = i0; i < i_end; i += rows) {
           Panels<Word> panels = {units, a_space + (i - i0) * units, panel, ahead, ahead_step};
           panels.a_needs_care = needs_care;
-          Tile::run(smaller(rows, i_end - i), smaller(columns, my_columns.end - j), panels,
-                    product.out + i * product.out_row + (j0 + j) * product.out_column, product.out_row,
-                    product.out_column, store);
+          const int64_t height = smaller(rows, i_end - i), width = smaller(columns, my_columns.end - j);
+          Tile::run(height, width, panels, product.out + i * product.out_row + (j0 + j) * product.out_column,
+                    product.out_row, product.out_column, store);
           if (!last) ahead += share;
+          if (sums_out) sums->add_out(out.at(i, j0 + j), i, height, width);
         }
       }
     }

@@ -46,6 +46,8 @@ constexpr double least_shared_work = 1 << 18;
 struct Variant {
   const char* name;
   bool (*run)(const Problem& problem, int threads);  // false: no memory for packing, out is untouched
+  // The same with the checksums of the product and, after it, of out.
+  bool (*run_checked)(const Problem& problem, double* product_sums, double* out_sums, int threads);
   // For each row of the batch, in order: the sum of its elements and of their absolute values; of out as it is, or of
   // the product from a and b (checksum.h). 0 for absolute values of integers. false: no memory.
   bool (*checksums)(const Problem& problem, bool of_output, double* sums, int threads);

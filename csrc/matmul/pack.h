@@ -13,6 +13,10 @@ inline int64_t smaller(int64_t x, int64_t y) { return x < y ? x : y; }
 inline int64_t ceil_div(int64_t x, int64_t y) { return (x + y - 1) / y; }
 inline int64_t round_up(int64_t x, int64_t y) { return ceil_div(x, y) * y; }
 
+struct Range {
+  int64_t begin, end;
+};
+
 // Where a packed operand comes from: element (lane, k) is at data[lane * lane_step + k * k_step].
 template <class Input>
 struct Source {

@@ -25,8 +25,10 @@ struct Runner {
   // Few rows are bound by memory: they gain nothing from pairs.
   using Streamed = FewRows<Tile<typename Format::Single, Target::rows, Target::vectors>>;
   using Small = Direct<ThisTile>;
+  using Sums = typename Blocked<ThisTile>::Sums;
 
-  static bool run(const Problem& problem, int threads) {
+  // With the checksums, where they can be made on the way.
+  static bool run(const Problem& problem, int threads, RowChecksums* checksums = nullptr) {
     int64_t items = 1;
     for (int i = 0; i < problem.batch_ndim; ++i) items *= problem.batch_shape[i];
     if (items == 0 || problem.m == 0 || problem.n == 0) return true;
@@ -50,11 +52,16 @@ struct Runner {
     const int64_t copies_words = by_k ? inner.copies_words(first) : 0;
     auto* space = static_cast<Word*>(workspace(0, sizeof(Word) * (useful * (a_words + b_words) + copies_words)));
     if (!space) return false;
+    Sums sums(first.m, blocks.k_block);
+    const bool summed =
+        checksums && items == 1 && !streamed && !small && !by_k && (useful == 1 || !alone) && !transposed(problem);
+    if (summed && !sums.reserve(useful)) return false;
     in_parallel(useful, [&](Team all) {
       const Team team = by_item ? Team{0, 1} : all;
       const Range mine = by_item ? part(items, 1, all.rank, all.size) : Range{0, items};
       Word* a_space = space + all.rank * a_words;
       Word* b_space = space + useful * a_words + (alone ? all.rank * b_words : 0);
+      const typename Sums::Member member = {sums, team}, *mine_sums = summed ? &member : nullptr;
       for (int64_t item = mine.begin; item < mine.end; ++item) {
         const Product<ThisTile> one = product(problem, item);
         if (streamed) {
@@ -67,12 +74,13 @@ struct Runner {
           inner.run(one, team, a_space, b_space, reinterpret_cast<Sum*>(space + useful * (a_words + b_words)));
         } else if (alone) {
           const Range columns = part(one.n, ThisTile::columns, team.rank, team.size);
-          if (columns.begin < columns.end) blocks.run(one.columns(columns), Team{0, 1}, a_space, b_space);
+          if (columns.begin < columns.end) blocks.run(one.columns(columns), Team{0, 1}, a_space, b_space, mine_sums);
         } else {
-          blocks.run(one, team, a_space, b_space);
+          blocks.run(one, team, a_space, b_space, mine_sums);
         }
       }
     });
+    if (summed) sums.collect(useful, first.m, *checksums);
     return true;
   }
 
@@ -84,10 +92,14 @@ struct Runner {
   // the transposed product is computed, and where out has few columns, since few rows cost less.
   static Product<ThisTile> product(const Problem& problem, int64_t item) {
     const Product<ThisTile> given = as_given(problem, item);
+    if (!transposed(problem)) return given;
+    return {given.n, given.m, given.k, given.b, given.a, given.out, given.out_column, given.out_row, given.accumulate};
+  }
+
+  static bool transposed(const Problem& problem) {
     const bool narrow = problem.n <= Streamed::most_rows && problem.m > problem.n;
     const bool scattered = problem.m > Streamed::most_rows && problem.out_row == 1 && problem.out_column != 1;
-    if (!narrow && !scattered) return given;
-    return {given.n, given.m, given.k, given.b, given.a, given.out, given.out_column, given.out_row, given.accumulate};
+    return narrow || scattered;
   }
 
   static Product<ThisTile> as_given(const Problem& problem, int64_t item) {

@@ -51,7 +51,9 @@ def matmul(
         check: compare the sum of every row of the result with a · (b · 1), as Huang and Abraham do ("Algorithm-based
             fault tolerance for matrix operations", 1984), within the proven rounding bound: an element that is wrong by
             more than the bound of its row's sum, γ_k Σ_j (|a| |b|)_ij, is found (int8: by anything), named and
-            reported. One more pass over each array. Rows that hold Inf or NaN are not judged. CPU only.
+            reported. Large products are summed from the caches while they are made (csrc/matmul/block_sums.h says what
+            that leaves out); small ones, batches and 16-bit results by one more pass over each array. Rows that hold
+            Inf or NaN are not judged. CPU only.
         precision: "tf32" permits a GPU to round float32 operands to TF32 (10 bits of fraction), which its tensor cores
             take at the speed of 16 bits halved: |error| ≤ 2^-9 (|a| |b|) more. Used on Hopper where both operands are
             contiguous along k; elsewhere, as with "float32", the default, nothing is rounded.
@@ -63,7 +65,8 @@ def matmul(
         `out`, or a new array of a's library: float64 → float64, float32, bfloat16 and float16 → float32, int8 → int32.
         A bfloat16 or float16 `out` of such operands gets the float32 sum, rounded once to nearest even.
         Elementwise |error| ≤ k u / (1 - k u) · (|a| |b|), u the unit roundoff of the result type (Higham 2002,
-        §3.5); int8 exact modulo 2^32. The same call gives the same bits, whatever the number of threads.
+        §3.5), k rounded up to an even number for bfloat16; int8 exact modulo 2^32. The same call gives the same bits,
+        whatever the number of threads.
 
     Raises:
         InvalidArgument: a shape, dtype, library or device that does not fit, an `out` that is read-only or overlaps

@@ -35,6 +35,15 @@ def test_right_products_pass(variant, dtype, pattern):
             )
 
 
+@pytest.mark.parametrize("dtype", list(RESULT_DTYPE))
+def test_right_products_of_several_blocks_pass_whatever_the_team(dtype):
+    a, b = operand((130, 1500), dtype, "normal", 7, "a"), operand((1500, 170), dtype, "normal", 7, "b")
+    plain = matmul(a, b)
+    for left, right in ((a, b), (np.asfortranarray(a), np.asfortranarray(b))):
+        for threads in (1, 2, 3):
+            np.testing.assert_array_equal(matmul(left, right, check=True, threads=threads), plain)
+
+
 def bound(a, b, row):
     """The largest error of the row's sum that rounding explains, as verify.h derives it, to three digits."""
     k, n = b.shape

@@ -70,38 +70,59 @@ Bits16 encode<Bits16>(int number) {  // bfloat16: the upper half of float32
   return {static_cast<uint16_t>(bits >> 16)};
 }
 
-// One product of m x k by k x n; `transposed` stores both operands by columns.
+// `sums` of a row: (sum, sum of absolute values), those of integers modulo 2^32, without the second.
+bool same(const double* sums, int64_t sum, int64_t size, DType dtype) {
+  if (dtype == DType::int8) return sums[0] == static_cast<uint32_t>(sum);
+  return sums[0] == static_cast<double>(sum) && (size < 0 || sums[1] == static_cast<double>(size));
+}
+
+// One product of m x k by k x n, with its checksums; `transposed` stores both operands by columns.
 template <class In, class Out>
 bool right(const Variant& variant, DType dtype, int64_t m, int64_t n, int64_t k, bool transposed) {
   std::vector<In> a(m * k), b(k * n);
+  std::vector<int> left(m * k), right(k * n);
+  std::vector<double> product_sums(2 * m), out_sums(2 * m);
   std::vector<Out> out(m * n, Out(77));
   const int64_t a_row = transposed ? 1 : k, a_column = transposed ? m : 1, b_row = transposed ? 1 : n,
                 b_column = transposed ? k : 1;
   for (int64_t i = 0; i < m; ++i)
-    for (int64_t p = 0; p < k; ++p) a[i * a_row + p * a_column] = encode<In>(value(i * k + p));
+    for (int64_t p = 0; p < k; ++p) a[i * a_row + p * a_column] = encode<In>(left[i * k + p] = value(i * k + p));
   for (int64_t p = 0; p < k; ++p)
-    for (int64_t j = 0; j < n; ++j) b[p * b_row + j * b_column] = encode<In>(value(3 * (p * n + j) + 1));
+    for (int64_t j = 0; j < n; ++j)
+      b[p * b_row + j * b_column] = encode<In>(right[p * n + j] = value(3 * (p * n + j) + 1));
   Problem problem = {};
   problem.dtype = dtype, problem.m = m, problem.n = n, problem.k = k;
   problem.a = a.data(), problem.b = b.data(), problem.out = out.data();
   problem.a_row = a_row, problem.a_column = a_column, problem.b_row = b_row, problem.b_column = b_column;
   problem.out_row = n, problem.out_column = 1;
-  if (!variant.run(problem, 2)) return false;
-  for (int64_t i = 0; i < m; ++i)
+  if (!variant.run_checked(problem, product_sums.data(), out_sums.data(), 2)) return false;
+  for (int64_t i = 0; i < m; ++i) {
+    int64_t row_sum = 0, row_size = 0;
     for (int64_t j = 0; j < n; ++j) {
-      int64_t sum = 0;
-      for (int64_t p = 0; p < k; ++p) sum += value(i * k + p) * value(3 * (p * n + j) + 1);
+      int sum = 0, size = 0;
+      for (int64_t p = 0; p < k; ++p) {
+        const int term = left[i * k + p] * right[p * n + j];
+        sum += term, size += abs(term);
+      }
+      row_sum += sum, row_size += size;
       if (out[i * n + j] != static_cast<Out>(sum)) {
-        printf("%s %s %ldx%ldx%ld: element (%ld, %ld) is %g, not %ld\n", variant.name, name(dtype), m, n, k, i, j,
+        printf("%s %s %ldx%ldx%ld: element (%ld, %ld) is %g, not %d\n", variant.name, name(dtype), m, n, k, i, j,
                static_cast<double>(out[i * n + j]), sum);
         return false;
       }
     }
+    if (!same(&product_sums[2 * i], row_sum, row_size, dtype) || !same(&out_sums[2 * i], row_sum, -1, dtype)) {
+      printf("%s %s %ldx%ldx%ld: the checksums of row %ld are (%g, %g) and %g, not (%ld, %ld)\n", variant.name,
+             name(dtype), m, n, k, i, product_sums[2 * i], product_sums[2 * i + 1], out_sums[2 * i], row_sum, row_size);
+      return false;
+    }
+  }
   return true;
 }
 
 bool right(const Variant& variant) {
-  const int64_t sizes[][3] = {{1, 1, 1}, {3, 5, 7}, {8, 12, 4}, {9, 13, 33}, {1, 50, 20}, {50, 1, 21}, {70, 90, 300}};
+  const int64_t sizes[][3] = {{1, 1, 1},   {3, 5, 7},   {8, 12, 4},    {9, 13, 33},
+                              {1, 50, 20}, {50, 1, 21}, {70, 90, 300}, {130, 150, 120}};  // the last one for a team
   for (const auto& size : sizes)
     for (const bool transposed : {false, true}) {
       const int64_t m = size[0], n = size[1], k = size[2];
@@ -168,13 +189,26 @@ struct Matrix {
   double operator()(int64_t i, int64_t j) const { return widened(first[i * row_step + j * column_step]); }
 };
 
+// Of every element, in order: the sum and the sum of absolute values.
+struct Product {
+  std::vector<double> sums, sizes;
+  Product(const Matrix& a, const Matrix& b) {
+    for (int64_t i = 0; i < a.rows; ++i)
+      for (int64_t j = 0; j < b.columns; ++j) {
+        double sum = 0, size = 0;
+        for (int64_t p = 0; p < a.columns; ++p) sum += a(i, p) * b(p, j), size += fabs(a(i, p) * b(p, j));
+        sums.push_back(sum), sizes.push_back(size);
+      }
+  }
+};
+
 struct Way {
   bool narrow, accumulate, packed;
   int threads;
 };
 
 // Every element within the bound of matmul_problem.py: k roundings of float32, k underflows, and one of bfloat16.
-bool within_bound(const Variant& variant, const Matrix& a, const Matrix& b, const Way& way) {
+bool within_bound(const Variant& variant, const Matrix& a, const Matrix& b, const Product& product, const Way& way) {
   const int64_t m = a.rows, n = b.columns, k = a.columns;
   std::vector<float> wide(m * n, 3);
   std::vector<uint16_t> narrow(m * n, 0x4040);  // 3
@@ -195,8 +229,8 @@ bool within_bound(const Variant& variant, const Matrix& a, const Matrix& b, cons
   }
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < n; ++j) {
-      double sum = way.accumulate ? 3 : 0, size = sum;
-      for (int64_t p = 0; p < k; ++p) sum += a(i, p) * b(p, j), size += fabs(a(i, p) * b(p, j));
+      const double start = way.accumulate ? 3 : 0;
+      const double sum = start + product.sums[i * n + j], size = start + product.sizes[i * n + j];
       const double found = way.narrow ? widened(narrow[i * n + j]) : wide[i * n + j];
       const double last = way.narrow ? 0x1p-8 * 1.01 : 0;
       const double bound = size * ((k + 1) * 0x1.01p-24 + last) + (k + 1) * 0x1p-126;
@@ -222,8 +256,9 @@ bool bfloats_right(const Variant& variant) {
       for (const char a_layout : {'n', 't', 'r'})
         for (const char b_layout : {'n', 't', 'r'}) {
           const Matrix a(size[0], size[2], a_layout, kind, 0), b(size[2], size[1], b_layout, kind, 12345);
+          const Product product(a, b);
           for (const Way& way : ways)
-            if (!within_bound(variant, a, b, way)) return false;
+            if (!within_bound(variant, a, b, product, way)) return false;
         }
   return true;
 }
