@@ -3,12 +3,13 @@
 # exist becomes generated/<kernel>/variants.inc, best first, which the kernel's bind.cpp includes. Nothing else is edited
 # to add a target file.
 set(PYHPC_TARGETS_x86_64 avx512_bf16 avx512_vnni avx512 avx2 generic)
-set(PYHPC_TARGETS_aarch64 neon generic)
+set(PYHPC_TARGETS_aarch64 neon_bf16 neon generic)
 set(PYHPC_FLAGS_avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -mprefer-vector-width=512)
 set(PYHPC_FLAGS_avx512_vnni ${PYHPC_FLAGS_avx512} -mavx512vnni)
 set(PYHPC_FLAGS_avx512_bf16 ${PYHPC_FLAGS_avx512_vnni} -mavx512bf16)
 set(PYHPC_FLAGS_avx2 -mavx2 -mfma -mf16c)
 set(PYHPC_FLAGS_neon -march=armv8.2-a+fp16)
+set(PYHPC_FLAGS_neon_bf16 -march=armv8.2-a+fp16+bf16+i8mm)
 set(PYHPC_FLAGS_generic "")
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")

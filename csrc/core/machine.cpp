@@ -98,8 +98,13 @@ const char* target_refusal(const char* target) {
   if (strcmp(target, "avx512_vnni") == 0) return avx512_vnni;
   if (strcmp(target, "avx512_bf16") == 0) return avx512_bf16;
 #elif defined(__aarch64__)
-  if (strcmp(target, "neon") == 0)
-    return (getauxval(AT_HWCAP) & HWCAP_ASIMDHP) ? nullptr : "the processor has no half-precision NEON (Armv8.2 FP16)";
+  const bool neon_bf16 = strcmp(target, "neon_bf16") == 0;
+  if (neon_bf16 || strcmp(target, "neon") == 0) {
+    if (!(getauxval(AT_HWCAP) & HWCAP_ASIMDHP)) return "the processor has no half-precision NEON (Armv8.2 FP16)";
+    constexpr unsigned long needed = HWCAP2_BF16 | HWCAP2_I8MM;
+    if (neon_bf16 && (getauxval(AT_HWCAP2) & needed) != needed) return "the processor has no NEON BF16 and I8MM";
+    return nullptr;
+  }
 #endif
   return "this build has no code for that target";
 }

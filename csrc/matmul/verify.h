@@ -6,10 +6,10 @@
 // where products underflow; the sum over out errs by at most g(n, v) times its absolute values, the sum over a (b e) by
 // g(n + k, v) M, and M itself by as much:
 //   |sum out - a (b e)| <= (g(k, u) + 2 g(n + k, v)) M / (1 - g(n + k, v)) + g(n, v) sum |out| + n k eta
-// A result of 16 bits is rounded once more, by its own unit roundoff of M and by half of its smallest number.
-// Accumulating counts what out held as one more term. A row whose sum is not finite cannot be judged, nor an infinite
-// sum of out where M is not below the largest number of its type, so that an element may rightly have overflowed.
-// Integers must agree exactly modulo 2^32.
+// bfloat16 counts k as the next even number (matmul_problem.py). A result of 16 bits is rounded once more, by its own
+// unit roundoff of M and by half of its smallest number. Accumulating counts what out held as one more term. A row
+// whose sum is not finite cannot be judged, nor an infinite sum of out where M is not below the largest number of its
+// type, so that an element may rightly have overflowed. Integers must agree exactly modulo 2^32.
 #pragma once
 #include <cfloat>
 #include <cmath>
@@ -43,7 +43,8 @@ struct Judge {
     const double sum = expected[0] + before[0];
     if (!std::isfinite(sum)) return true;
     if (!std::isfinite(found[0])) return !(magnitude < largest);
-    const double sums = gamma(k, u), after = last_rounding * (1 + sums);
+    const double roundings = k + (problem.dtype == DType::bfloat16 ? static_cast<double>(problem.k % 2) : 0);
+    const double sums = gamma(roundings, u), after = last_rounding * (1 + sums);
     const double smallest = last_rounding > 0 ? 0x1p-25 : 0;  // half of float16's; bfloat16's is smaller
     const double tolerance = (sums + after + 2 * own + 2 * gamma(n, 0x1p-53)) * magnitude + n * (k * eta + smallest);
     return std::fabs(found[0] - sum) <= tolerance || tolerance == INFINITY;

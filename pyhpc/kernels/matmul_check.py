@@ -1,7 +1,7 @@
 """Checked products: what `matmul(..., check=True)` does when a row's checksum is wrong.
 
-The checksums (csrc/matmul/checksum.h, verify.h) cost one pass over each array and tell the row. That row alone is then
-computed again in float64, column by column, which tells the element; the bound is that of matmul_problem.py.
+The checksums (csrc/matmul/checksum.h, block_sums.h, verify.h) tell the row. That row alone is then computed again in
+float64, column by column, which tells the element; the bound is that of matmul_problem.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from pyhpc.errors import WrongResult
-from pyhpc.kernels.data import UNIT_ROUNDOFF, gamma
+from pyhpc.kernels.data import DTYPES, UNIT_ROUNDOFF, gamma
 
 _PANEL_ELEMENTS = 2**22  # of b in float64 at a time: 32 MiB
 
@@ -54,5 +54,6 @@ def _expected(left: np.ndarray, right: np.ndarray, before: np.ndarray, added: bo
     if left.dtype.kind == "i":
         return value, np.zeros(n)
     working = "float64" if left.dtype == np.float64 else "float32"
-    bound = gamma(k + added, UNIT_ROUNDOFF[working]) + 2 * gamma(k + 1, UNIT_ROUNDOFF["float64"])
+    roundings = k + k % 2 if left.dtype == DTYPES["bfloat16"] else k  # as in matmul_problem.py
+    bound = gamma(roundings + added, UNIT_ROUNDOFF[working]) + 2 * gamma(k + 1, UNIT_ROUNDOFF["float64"])
     return value, bound * size + k * float(np.finfo(working).tiny)

@@ -8,7 +8,11 @@ multiply-add, every term passes at most k roundings, so
     Algorithms, 2nd
                                                                    ed. 2002, §3.1 and equation (3.13) in §3.5)
 
-plus k η for products that underflow (η: the smallest normal number, so that hardware which flushes to zero is covered).
+and k counts as the next even number for bfloat16: Arm's BFDOT rounds the sum of a pair of products and that of it and
+the sum so far to odd, which errs by less than 2 u, but at most k / 2 such roundings change a term (the first sum is
+added to zero), and (1 + 2 u)^(k/2) ≤ (1 + u)^k.
+
+Plus k η for products that underflow (η: the smallest normal number, so that hardware which flushes to zero is covered).
 The float64 reference lies within γ_k(2^-53) |A| |B| of C by the same theorem, and so does the computed |A| |B| of
 the exact one; both are added. A result in a narrower type has one more rounding, u_out |C|. Integers are exact: int8
 always, and floating point in exact-integer mode, the pattern "integers": operands are whole numbers of at most L with
@@ -125,6 +129,11 @@ class MatmulProblem(Problem):
         return self.dtype
 
     @property
+    def _roundings(self) -> int:
+        """k of the bound."""
+        return self.k + self.k % 2 if self.dtype == "bfloat16" else self.k
+
+    @property
     def largest_integer(self) -> int:
         """L of exact-integer mode: the largest whole number whose products sum exactly k times."""
         return min(_LARGEST_OPERAND[self.dtype], math.isqrt(_LARGEST_EXACT[self.dtype] // self.k))
@@ -207,7 +216,7 @@ class MatmulProblem(Problem):
         working = "float64" if self.dtype == "float64" else "float32"
         u, u_reference = UNIT_ROUNDOFF[working], UNIT_ROUNDOFF["float64"]
         reference_error = gamma(self.k + group, u_reference)
-        relative = (gamma(self.k, u) + reference_error) / (1.0 - reference_error)
+        relative = (gamma(self._roundings, u) + reference_error) / (1.0 - reference_error)
         tolerance = relative * magnitude + group * self.k * float(np.finfo(working).tiny)
         if self.pattern in ("integers", "zeros"):
             tolerance = np.zeros_like(magnitude)

@@ -47,6 +47,7 @@ def flags_of_this_processor():
         ("avx512_vnni", {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}),
         ("avx512_bf16", {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"}),
         ("neon", {"asimdhp"}),
+        ("neon_bf16", {"asimdhp", "bf16", "i8mm"}),
     ],
 )
 def test_a_target_runs_where_the_kernel_of_the_system_reports_its_instructions(target, needed):
