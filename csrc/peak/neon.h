@@ -36,7 +36,7 @@ struct Quads {  // two pairs: sdot multiplies signed bytes
   }
 };
 
-Loop int8() {
+inline Loop int8() {
   if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) return {dot_products<Quads, 24, 2 * pair_operations>, "sdot"};
   return {dot_products<Pairs, 12, pair_operations>, "smull + sadalp"};
 }
