@@ -33,8 +33,8 @@ struct TileLog {
 // The number of records that run_logged writes for a problem, 0 if it refuses it, on the current GPU.
 int64_t count_records(const Problem& problem);
 
-// As the variant's run, and writes the records, and the sums where no scales change along k. The batch has one dimension
-// or none. Returns a cudaError_t.
+// As the variant's run, and writes the records, and the sums where no scales change along k. The batch has one
+// dimension or none. Returns a cudaError_t.
 int run_logged(const Problem& problem, const TileLog& log, uintptr_t stream);
 
 }  // namespace pyhpc::matmul
