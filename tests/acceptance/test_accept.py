@@ -189,7 +189,7 @@ def test_a_world_started_by_mpiexec_accepts_inline_with_one_status(tmp_path):
     done = accept(tmp_path, suite=SUITE + ALLREDUCE, ranks=2)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((tmp_path / "run" / "plan.json").read_text())["launcher"] == "inline"
-    assert report(tmp_path)["coverage"]["cases_measured"] == 11
+    assert report(tmp_path)["coverage"]["cases_measured"] == 15
 
 
 @needs_mpi

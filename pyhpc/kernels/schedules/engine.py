@@ -92,7 +92,7 @@ class Engine:
         choice = self.rule.choose(size, chunks, strips=self.one_node)
         edges = [edge * dtype.itemsize for edge in bounds(elements, chunks, max(1, LINE_BYTES // dtype.itemsize))]
         rounds = algorithm.rounds(self.channel.rank, self.channel.ranks) if self.channel.ranks > 1 else ()
-        if algorithm.name == "direct" and self.one_node and size >= self.rule.windows_bytes:
+        if rounds and algorithm.name == "direct" and self.one_node and size >= self.rule.windows_bytes:
             choice.windows = min(choice.step_bytes, *map(int.__sub__, edges[1:], edges)) > choice.lines_bytes
         native = [_flat(actions, edges, choice.strips > 1) for actions in rounds]
         plan: Plan = cpu().allreduce.plan(self._native, native, choice, dtype, NAMES[dtype], op, size, signature)
