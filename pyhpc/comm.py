@@ -224,10 +224,11 @@ def mpiexec(library: str | None = None) -> Path | None:
 
 @functools.cache
 def _mpiexec(library: str | None) -> Path | None:
+    flavour = "mpich" if library is not None and "mpich" in Path(library).resolve().name else "openmpi"
     for folder in () if library is None else (Path(library).absolute(), Path(library).resolve()):
         # PREFIX/lib/libmpi.so, or Debian's /usr/lib/TRIPLET/libmpich.so, beside whose mpiexec stands another MPI's.
         for prefix in folder.parents[1:3]:
-            for name in ("mpiexec.mpich" if "mpich" in folder.name else "mpiexec.openmpi", "mpiexec"):
+            for name in (f"mpiexec.{flavour}", "mpiexec"):
                 if os.access(prefix / "bin" / name, os.X_OK):
                     return prefix / "bin" / name
     embedded, beside = _embedded("mpiexec"), Path(sys.executable).parent / "mpiexec"

@@ -14,6 +14,22 @@ from pyhpc import comm
 # The machine may be busy, and the ranks outnumber the cores of a small one: let MPICH yield instead of spin.
 YIELDING = {"MPIR_CVAR_DEVICE_COLLECTIVES": "none", "MPIR_CVAR_POSIX_POLL_FREQUENCY": "1", "OMP_NUM_THREADS": "1"}
 
+# Not `-m pytest`, which would import the source tree instead of the installed package. A folder of its own for each
+# rank, because pytest's clean-up does not expect others at the same work.
+PYTEST_ON_A_RANK = """
+import sys, tempfile, pytest
+del sys.path[0]
+with tempfile.TemporaryDirectory() as place:
+    status = pytest.main([*sys.argv[1:], "--basetemp", place])
+sys.exit(status)
+"""
+
+
+@pytest.fixture(scope="session")
+def run_pytest():
+    """Words after Python with which each rank runs the tests named after them."""
+    return ["-c", PYTEST_ON_A_RANK, "-q", "-p", "no:cacheprovider", "--capture=sys"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _outside_the_source_tree(tmp_path_factory):
@@ -48,7 +64,13 @@ def mpi(request):
 
 
 @pytest.fixture(scope="session")
-def start(mpi):
+def start(mpi, start_ranks):
+    """`start_ranks`, on the MPI that is installed and on Open MPI."""
+    return start_ranks
+
+
+@pytest.fixture(scope="session")
+def start_ranks():
     """start(ranks, words, timeout) runs a Python program on so many ranks: its status, and what all ranks said."""
 
     def run(ranks, words, timeout=60, mpiexec=(), **variables):

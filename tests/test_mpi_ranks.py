@@ -9,22 +9,13 @@ import pytest
 TESTS = Path(__file__).parent / "mpi"
 TIMEOUT_SECONDS = 300
 
-# Not `-m pytest`, which would import the source tree instead of the installed package. A folder of its own for each
-# rank, because pytest's clean-up does not expect others at the same work.
-PROGRAM = """
-import sys, tempfile, pytest
-del sys.path[0]
-with tempfile.TemporaryDirectory() as place:
-    status = pytest.main([*sys.argv[1:], "--basetemp", place])
-sys.exit(status)
-"""
 # Worlds of these ranks run all tests, the others those marked "any_world".
 ALL = {"installed": (1, 2, 3), "open_mpi": (2,)}
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
-def test_the_mpi_tests_pass_on_every_rank(start, mpi, ranks):
-    words = ["-c", PROGRAM, "-q", "-p", "no:cacheprovider", "--capture=sys", TESTS]
+def test_the_mpi_tests_pass_on_every_rank(start, mpi, run_pytest, ranks):
+    words = [*run_pytest, TESTS]
     if ranks not in ALL[mpi]:
         words += ["-m", "any_world"]
     status, said = start(ranks, words, TIMEOUT_SECONDS)
