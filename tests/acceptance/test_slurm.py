@@ -1,12 +1,17 @@
-"""The launcher slurm: with a pretended srun everywhere, and with the real one where there is a Slurm."""
+"""The launcher slurm: with a pretended srun everywhere, and in a real Slurm, started here where it is installed."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
+import time
+from pathlib import Path
 
 import pytest
 
@@ -220,17 +225,85 @@ def test_a_step_that_srun_cannot_start_says_what_srun_said(allocation):
     assert all(m.error.endswith("printed last: srun: error: Unable to create step") for m in found)
 
 
-def _no_slurm() -> str | None:
-    if shutil.which("salloc") is None:
-        return "there is no Slurm here"
-    asked = subprocess.run(["sinfo", "-h", "-t", "idle", "-o", "%D"], capture_output=True, text=True, check=False)
-    if asked.returncode or sum(map(int, asked.stdout.split())) < 2:
-        return f"Slurm has no two idle nodes ({asked.stderr.strip() or asked.stdout.strip() or 'none'})"
+def _cluster_absence() -> str | None:
+    if missing := [name for name in ("munged", "slurmctld", "slurmd", "srun") if shutil.which(name) is None]:
+        return f"{', '.join(missing)} cannot be found (Debian: slurm-wlm)"
+    if os.geteuid() != 0:
+        return "Slurm's daemons need root"
     return comm.installation_absence()
 
 
-@pytest.mark.skipif(_no_slurm() is not None, reason=str(_no_slurm()))
-def test_two_real_nodes_are_accepted_together(tmp_path):
+@pytest.fixture(scope="module")
+def cluster():
+    """A real Slurm of the nodes n1 and n2, all on this machine, for `srun` and `salloc`; ended afterwards."""
+    if (reason := _cluster_absence()) is not None:
+        pytest.skip(reason)
+    with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
+        folder = Path(place)
+        folder.chmod(0o755)
+        for name in ("munge", "state", "n1", "n2"):
+            (folder / name).mkdir()
+        (folder / "munge" / "key").write_bytes(os.urandom(128))
+        (folder / "munge" / "key").chmod(0o600)
+        base = 17_300 + os.getpid() % 1000 * 3
+        configuration = SLURM_CONF.format(
+            folder=folder, host=socket.gethostname(), base=base, first=base + 1, second=base + 2
+        )
+        (folder / "slurm.conf").write_text(configuration)
+        for name in [name for name in os.environ if name.startswith("SLURM")]:
+            patch.delenv(name)
+        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        files = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+        options = [f"--{option}={folder / 'munge' / file}" for option, file in files.items()]
+        daemons = [["munged", "--foreground", "--force", *options], ["slurmctld", "-D"]]
+        daemons += [["slurmd", "-D", "-N", node] for node in ("n1", "n2")]
+        with open(folder / "log", "wb") as log, contextlib.ExitStack() as started:
+            for words in daemons:
+                daemon = started.enter_context(
+                    subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                )
+                started.callback(daemon.terminate)
+            _wait_for_nodes(2, folder / "log")
+            yield
+
+
+def _wait_for_nodes(count: int, log: Path) -> None:
+    """Until so many nodes are idle."""
+    for _ in range(100):
+        asked = subprocess.run(["sinfo", "-h", "-t", "idle", "-o", "%D"], capture_output=True, text=True, check=False)
+        if asked.returncode == 0 and sum(map(int, asked.stdout.split())) >= count:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"Slurm does not come up: {asked.stderr}{log.read_text()[-2000:]}")
+
+
+SLURM_CONF = """
+ClusterName=test
+SlurmctldHost={host}
+SlurmUser=root
+SlurmctldPort={base}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket
+CryptoType=crypto/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/affinity
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+ReturnToService=2
+SlurmdParameters=config_overrides
+SchedulerType=sched/builtin
+PropagateResourceLimitsExcept=MEMLOCK
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=2 CoresPerSocket=2 RealMemory=2000
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=2 CoresPerSocket=2 RealMemory=2000
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def test_two_real_nodes_are_accepted_together(cluster, tmp_path):
     (tmp_path / "tiny.toml").write_text(SUITE + ALLREDUCE)
     command = ["salloc", "-N2", "--exclusive", sys.executable, "-m", "pyhpc", "accept", "tiny.toml", "--out", "run"]
     done = subprocess.run(
@@ -241,3 +314,19 @@ def test_two_real_nodes_are_accepted_together(tmp_path):
     assert report["coverage"]["nodes_measured"] == 2
     hosts = {m["subject"]["host"] for m in report["measurements"] if m["ranks"] == 1}
     assert hosts == set(report["plan"]["hosts"])
+
+
+def test_tasks_of_two_nodes_that_srun_started_all_reduce_by_every_algorithm_and_order(cluster):
+    kind = comm.slurm_mpi(comm.library_at_rest() or "") or "none"
+    program = Path(__file__).parents[1] / "mpi" / "every_algorithm.py"
+    done = subprocess.run(
+        ["srun", f"--mpi={kind}", "-N2", "-n4", "--overcommit", "--kill-on-bad-exit=1", sys.executable, str(program)],
+        env=os.environ | comm.yielding_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 ranks on 2 nodes" in done.stdout
