@@ -123,6 +123,7 @@ class allreduce:
         ) -> None: ...
 
     class Engine:
+        failed: bool
         spin: int
         timeout_seconds: float
         def __init__(self, rank: int, ranks: int) -> None: ...

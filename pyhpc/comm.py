@@ -337,6 +337,7 @@ class Channel:
         self.rank: int = comm.Get_rank()
         self.ranks: int = comm.Get_size()
         self.kept: dict[Any, Any] = {}  # what a kernel wants to find again at its next call on this communicator
+        self.messages_left = False  # after a failure: some that were sent and nobody received
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()  # closed before the communicator is freed
         self._scratch = np.empty(0, np.uint8)
 
@@ -370,7 +371,10 @@ def _attribute() -> int:
         channel.kept.clear()
         for handle in [handle for handle, known in _channels.items() if known is channel]:
             del _channels[handle]
-        channel.comm.Free()
+        # MPICH 4 gives the freed communicator's context to the next one, which would receive what is left. It is enough
+        # that one rank keeps it.
+        if not channel.messages_left:
+            channel.comm.Free()
 
     key: int = mpi().Comm.Create_keyval(None, free)
     return key

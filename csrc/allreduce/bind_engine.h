@@ -337,6 +337,7 @@ inline void bind_engine(py::module_& module, const Variant& (*variant)(std::stri
           [](EngineOwner& owner, const std::map<std::string, uintptr_t>& functions, uintptr_t comm, uintptr_t byte,
              int any_source) { owner.engine->network = Network(functions, comm, byte, any_source); },
           "functions"_a, "comm"_a, "byte"_a, "any_source"_a)
+      .def_property_readonly("failed", [](const EngineOwner& owner) { return owner.engine->failed(); })
       .def_property(
           "spin", [](const EngineOwner& owner) { return owner.engine->spin; },
           [](EngineOwner& owner, int64_t polls) { owner.engine->spin = polls; })

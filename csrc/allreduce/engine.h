@@ -163,6 +163,7 @@ class Engine {
       failure_ = std::make_unique<Failure>(segment->failure());
     if (failed_in(call)) throw Error(failure_->kind, failure_->sentence);
   }
+  bool failed() const { return failure_ != nullptr; }
   void fail(ErrorKind kind, const std::string& sentence) {
     if (failed_in(calls)) return;
     failure_ = std::make_unique<Failure>(Failure{calls, kind, sentence});

@@ -127,6 +127,7 @@ class Engine:
 
         Its plans must not be called any more; what was allocated stays.
         """
+        self.channel.messages_left |= self._native.failed
         window, self._window = self._window, None
         if window is not None:
             window.Free()
