@@ -207,8 +207,7 @@ bool pack_both(const T* base, const int64_t* strides, int64_t kv_head, Walk walk
     for (int i = 0; i < S::lanes; ++i, walk.next()) {
       at[i] = walk.pointer(base, strides, kv_head);
       const int real = start + i < count ? 1 : 0;
-      poisoned |=
-          pack_rows<S, true>(at[i], strides, real, 1, head_dim, rows + (start + i) * value_stride, value_stride);
+      poisoned |= pack_rows<S>(at[i], strides, real, 1, head_dim, rows + (start + i) * value_stride, value_stride);
     }
     for (int c = 0; c < head_dim; c += S::lanes) {
       typename S::Vec x[S::lanes];
@@ -275,7 +274,7 @@ void pack_keys(const BackwardHead<T>& head, int64_t first, KeyBlock& keys) {
   const int padded = round_up(keys.count, key_step<S>);
   pack_columns<S, key_stride>(k, p.k_strides, keys.count, padded, head_dim, keys.k_columns);
   pack_columns<S, key_stride>(v, p.v_strides, keys.count, padded, head_dim, keys.v_columns);
-  keys.poisoned = pack_rows<S, true>(k, p.k_strides, keys.count, padded, head_dim, keys.k_rows, value_stride);
+  keys.poisoned = pack_rows<S>(k, p.k_strides, keys.count, padded, head_dim, keys.k_rows, value_stride);
   for (int i = 0; i < padded; ++i)
     for (int c = 0; c < columns; ++c) keys.dk[i * value_stride + c] = keys.dv[i * value_stride + c] = 0;
 }

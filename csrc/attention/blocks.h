@@ -332,8 +332,8 @@ void attend_chunk(const Head<T>& head, int64_t first, int64_t end, float* memory
     const int count = static_cast<int>(smaller(key_block, p.kv_len - j));
     pack_columns<S, key_stride>(head.k + j * p.k_strides[2], p.k_strides, count, round_up(count, key_step<S>), head_dim,
                                 k);
-    const bool poisoned = pack_rows<S, true>(head.v + j * p.v_strides[2], p.v_strides, count,
-                                             round_up(count, key_step<S>), head_dim, v, value_stride);
+    const bool poisoned = pack_rows<S>(head.v + j * p.v_strides[2], p.v_strides, count, round_up(count, key_step<S>),
+                                       head_dim, v, value_stride);
     const int next = static_cast<int>(larger(0, smaller(key_block, any.end - j - key_block)));
     for (int i = 0; i < blocks; ++i) {
       if (rows[i].any.begin >= j + count || j >= rows[i].any.end) continue;

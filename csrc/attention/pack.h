@@ -12,9 +12,6 @@ inline int round_up(int x, int step) { return (x + step - 1) / step * step; }
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Floats between rows of scratch: an odd number of 64-byte lines, so that a column of rows spreads over all L1 sets.
-inline int row_stride(int head_dim) { return 16 * ((head_dim + 15) / 16 | 1); }
-
 template <class S, class T>
 inline typename S::Vec load_row(const T* from, int64_t stride, int count) {
   if (stride == 1 && count >= S::lanes) return S::load(from);
@@ -31,15 +28,15 @@ inline void store_row(T* to, int64_t stride, int count, typename S::Vec x) {
   for (int i = 0; i < count && i < S::lanes; ++i) to[i * stride] = row[i];
 }
 
-// Copy `rows` rows of keys or values to rows `stride` apart, zeros up to `padded` rows. If `watch`: true if an element
-// is infinite or NaN.
-template <class S, bool watch, class T>
+// Copy `rows` rows of keys or values to rows `stride` apart, zeros up to `padded` rows. True if an element is infinite
+// or NaN.
+template <class S, class T>
 bool pack_rows(const T* from, const int64_t* strides, int rows, int padded, int head_dim, float* to, int stride) {
   using Bits = typename S::Bits;
   Bits seen = {};
   const auto put = [&](float* at, typename S::Vec x) {
     // One more in the exponent carries into the sign where the exponent is all ones.
-    if (watch) seen |= (S::template copy<Bits>(x) & 0x7fffffff) + 0x00800000;
+    seen |= (S::template copy<Bits>(x) & 0x7fffffff) + 0x00800000;
     S::store(at, x);
   };
   for (int i = 0; i < rows; ++i, from += strides[2], to += stride) {

@@ -59,12 +59,14 @@ struct Simd : VectorTypes<count> {
   static Vec max(Vec a, Vec b) { return a > b ? a : b; }
 
   static Vec load(const Bfloat16* from) { return copy<Vec>(__builtin_convertvector(read<Half>(from), Bits) << 16); }
-  // To nearest even; the carry may run into the exponent, as it should. NaN stays NaN.
   static void store(Bfloat16* to, Vec x) {
-    const Bits bits = copy<Bits>(x);
-    const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    const Half half = __builtin_convertvector(x == x ? rounded : (bits >> 16) | 0x40, Half);
+    const Half half = __builtin_convertvector(bfloat16_bits(x), Half);
     __builtin_memcpy(to, &half, sizeof half);
+  }
+  // To nearest even; the carry may run into the exponent, as it should. NaN stays NaN.
+  static Bits bfloat16_bits(Vec x) {
+    const Bits bits = copy<Bits>(x);
+    return x == x ? (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 : (bits >> 16) | 0x40;
   }
 
   // Shifting a half's exponent and mantissa into a float's place scales it by 2^-112, subnormals included.
@@ -120,6 +122,34 @@ struct Simd : VectorTypes<count> {
     return high ? __builtin_shuffle(a, b, Int{(count / 2 + lane / 2 + lane % 2 * count)...})
                 : __builtin_shuffle(a, b, Int{(lane / 2 + lane % 2 * count)...});
 #endif
+  }
+
+  // Lane i: lane i + by, around the end.
+  template <int by>
+  static Vec rotate(Vec x) {
+    return rotate<by>(x, Lanes{});
+  }
+  template <int by, int... lane>
+  static Vec rotate(Vec x, std::integer_sequence<int, lane...>) {
+#if defined(__clang__)
+    return __builtin_shufflevector(x, x, ((lane + by) % count)...);
+#else
+    return __builtin_shuffle(x, Int{((lane + by) % count)...});
+#endif
+  }
+
+  // Lane i: the sum of x[i]'s lanes. A tree of interleavings, unrolled by recursion so that all stay in registers.
+  template <int size>
+  static inline __attribute__((always_inline)) Vec sum_each(const Vec (&x)[size]) {
+    if constexpr (size == 1) {
+      return x[0];
+    } else {
+      Vec sums[size / 2];
+#pragma GCC unroll 8
+      for (int i = 0; i < size / 2; ++i)
+        sums[i] = interleave_low(x[i], x[i + size / 2]) + interleave_high(x[i], x[i + size / 2]);
+      return sum_each(sums);
+    }
   }
 
   // x[i][j] ↔ x[j][i]: log2(lanes) perfect shuffles.
