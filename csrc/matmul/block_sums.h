@@ -45,7 +45,7 @@ struct BlockSums {
     void start_b(int64_t step) const { memset(share(step, team.rank), 0, sizeof(Sum) * 2 * all.k); }
 
     // `count` columns of b, from its element (p, first column) of the block on, for `rows` p.
-    void add_b(int64_t step, Source<Input> b, int64_t count, int64_t p, int64_t rows) const {
+    void add_b(int64_t step, const Source<Input>& b, int64_t count, int64_t p, int64_t rows) const {
       Sum* values = share(step, team.rank) + p;
       OfInput::add({b.data, b.k_step, b.lane_step}, {0, rows}, count, {}, OfInput::from_cache, values, values + all.k);
     }
@@ -58,13 +58,13 @@ struct BlockSums {
     }
 
     // Rows i and following of a, `count` of them, from the block's first element of k on.
-    void add_a(Source<Input> a, int64_t i, int64_t count, int64_t k) const {
+    void add_a(const Source<Input>& a, int64_t i, int64_t count, int64_t k) const {
       const typename OfInput::Weights both = {weights(), weights() + all.k};
       OfInput::add(a, {0, count}, k, both, OfInput::from_cache, rows() + i, rows() + all.m + i);
     }
 
     // A tile of out, its first row row i of the product, that will not be written again.
-    void add_out(Source<Output> out, int64_t i, int64_t height, int64_t width) const {
+    void add_out(const Source<Output>& out, int64_t i, int64_t height, int64_t width) const {
       Sum* values = rows() + 2 * all.m + i;
       OfOutput::add(out, {0, height}, width, {}, OfOutput::from_cache, values, values + all.m);
     }

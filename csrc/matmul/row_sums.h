@@ -65,7 +65,8 @@ struct RowSums {
   };
 
   // values[i] += sum over p of x(i, p) weight(p), sizes[i] with absolute values, for the rows i of a range.
-  static void add(Source<Input> x, Range rows, int64_t count, Weights weights, int ahead, Sum* values, Sum* sizes) {
+  static void add(const Source<Input>& x, Range rows, int64_t count, Weights weights, int ahead, Sum* values,
+                  Sum* sizes) {
     if (weights.values)
       add<true>(x, rows, count, weights, ahead, values, sizes);
     else
@@ -73,9 +74,11 @@ struct RowSums {
   }
 
  private:
+  // A copy of `x` for this call would be read in other pieces than it was written in, just before: that waits until the
+  // stores of a whole tile have left the processor.
   template <bool weighted>
-  __attribute__((noinline)) static void add(Source<Input> x, Range rows, int64_t count, Weights weights, int ahead,
-                                            Sum* values, Sum* sizes) {
+  __attribute__((noinline)) static void add(const Source<Input>& x, Range rows, int64_t count, Weights weights,
+                                            int ahead, Sum* values, Sum* sizes) {
     int64_t i = rows.begin;
     if (x.lane_step == 1 && x.k_step != 1) {
       for (; i < rows.end; i += wide * lanes)
@@ -89,7 +92,7 @@ struct RowSums {
 
   // A few rows, their elements near each other (or nothing near): vectors along each, added up in a fixed order.
   template <int rows, bool weighted>
-  static void along(Source<Input> x, int64_t count, Weights weights, int ahead, Sum* value, Sum* size) {
+  static void along(const Source<Input>& x, int64_t count, Weights weights, int ahead, Sum* value, Sum* size) {
     V values[rows] = {}, sizes[rows] = {};
     const auto add = [&](int64_t p, int64_t step, int64_t left) {
       const V of_values = weighted ? load<V>(weights.values + p) : V{};
@@ -117,7 +120,7 @@ struct RowSums {
 
   // Rows near each other: a vector holds one element of each.
   template <bool weighted>
-  static void across(Source<Input> x, int64_t rows, int64_t count, Weights weights, Sum* value, Sum* size) {
+  static void across(const Source<Input>& x, int64_t rows, int64_t count, Weights weights, Sum* value, Sum* size) {
     V values[wide] = {}, sizes[wide] = {};
     const auto add = [&](int w, int64_t p, int64_t left) {
       const V element = Elements::words(x.at(w * lanes, p).data, 1, left), absolute = Elements::absolute(element);
