@@ -81,6 +81,7 @@ class allreduce:
     def plan(
         engine: Engine,
         rounds: list[list[tuple[int, int, int, int, bool, bool, int]]],
+        windows: list[tuple[int, int, int, int, bool, bool, int]],
         choice: Choice,
         dtype: Any,
         name: str,
@@ -109,7 +110,6 @@ class allreduce:
         lines_bytes: int
         step_bytes: int
         strips: int
-        windows: bool
         def __init__(
             self,
             lines_bytes: int,

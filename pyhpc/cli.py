@@ -1,4 +1,4 @@
-"""The command line: list, info, bench, schedule, plan, accept, judge, report. Each handler calls one function.
+"""The command line: list, info, bench, tune, schedule, plan, accept, judge, report. Each handler calls one function.
 
 Exit status: 0 ACCEPTED (or done), 1 REJECTED (or wrong results), 3 INCOMPLETE (or could not be done), 2 wrong usage.
 Nothing heavy is imported before a command is known: `pyhpc --help` answers at once.
@@ -177,6 +177,23 @@ def _bench_kernel(kernel: str) -> click.Command:
         click.Option(["--plot", "plot_path"], metavar="FILE", help="Also draw them: .png, .svg or .pdf."),
     ]
     return click.Command(kernel, params=options, callback=handler, help=f"Compare {kernel} with its peers.")
+
+
+@commands.group()
+def tune() -> None:
+    """Measure which of several ways is the fastest on this machine, and write that to a file."""
+
+
+@tune.command(name="allreduce")
+@click.option("--out", type=click.Path(path_type=Path), default="allreduce_rule.json", show_default=True)
+@click.option("-e", "--maxbytes", type=_Bytes(), default="64M", show_default=True, help="Largest size.")
+@click.option("-n", "--rounds", type=click.IntRange(min=1), default=9, show_default=True, help="Turns of each way.")
+@click.option("--ranks", type=click.IntRange(min=2), help="Started alone: how many ranks; default: every core.")
+def _tune_allreduce(out: Path, maxbytes: int, rounds: int, ranks: int | None) -> int:
+    """How vectors travel fastest inside this node: the table that PYHPC_ALLREDUCE_RULE=FILE puts into effect."""
+    from pyhpc.tuning.allreduce_rule import tune_allreduce
+
+    return tune_allreduce(out, maxbytes, rounds, ranks)
 
 
 @commands.command()

@@ -170,17 +170,20 @@ inline PyTypeObject* plan_type() {
 // kind, peer, low, high, input, own is left, gather
 using PyAction = std::tuple<int, int, int64_t, int64_t, bool, bool, int>;
 
-inline py::object make_plan(py::object owner, const std::vector<std::vector<PyAction>>& rounds, const Choice& choice,
-                            py::object dtype, const std::string& type, const std::string& op, int64_t bytes,
-                            uint32_t signature) {
+inline void add_round(Program& program, const std::vector<PyAction>& actions, int64_t step_bytes) {
+  program.begin_round();
+  for (const auto& [kind, peer, low, high, input, left, gather] : actions)
+    program.add({static_cast<Action::Kind>(kind), peer, low, high, input, left, static_cast<Gather>(gather)},
+                step_bytes);
+}
+
+inline py::object make_plan(py::object owner, const std::vector<std::vector<PyAction>>& rounds,
+                            const std::vector<PyAction>& windows, const Choice& choice, py::object dtype,
+                            const std::string& type, const std::string& op, int64_t bytes, uint32_t signature) {
   const Engine& engine = *owner.cast<EngineOwner*>()->engine;
   auto plan = std::make_unique<Plan>();
-  for (const auto& actions : rounds) {
-    plan->program.begin_round();
-    for (const auto& [action, peer, low, high, input, left, gather] : actions)
-      plan->program.add({static_cast<Action::Kind>(action), peer, low, high, input, left, static_cast<Gather>(gather)},
-                        choice.step_bytes);
-  }
+  for (const auto& actions : rounds) add_round(plan->program, actions, choice.step_bytes);
+  add_round(plan->windows, windows, window_piece_bytes);
   require(choice.lines_bytes <= longest_in_lines && choice.network_bytes > 0 && choice.piece_bytes > 0 &&
               (!engine.segment || choice.piece_bytes <= engine.segment->layout.slot_bytes || choice.single_copy),
           "this choice does not fit the engine's rings and slots");
@@ -307,13 +310,12 @@ inline void bind_memory(py::module_& module) {
       .def_readonly("strips", &Choice::strips)
       .def(py::init([](int64_t lines, bool single_copy, int64_t piece, int64_t step, int64_t strips, bool slots,
                        bool results, int64_t network) {
-             return Choice{lines, single_copy, piece, step, strips, slots, results, network, false};
+             return Choice{lines, single_copy, piece, step, strips, slots, results, network};
            }),
            "lines_bytes"_a, "single_copy"_a, "piece_bytes"_a, "step_bytes"_a, "strips"_a, "streaming_slots"_a,
            "streaming_results"_a, "network_bytes"_a)
       .def_readonly("lines_bytes", &Choice::lines_bytes)
-      .def_readonly("step_bytes", &Choice::step_bytes)
-      .def_readwrite("windows", &Choice::windows);
+      .def_readonly("step_bytes", &Choice::step_bytes);
 }
 
 inline void bind_engine(py::module_& module, const Variant& (*variant)(std::string_view)) {
@@ -344,8 +346,8 @@ inline void bind_engine(py::module_& module, const Variant& (*variant)(std::stri
       .def_property(
           "timeout_seconds", [](const EngineOwner& owner) { return owner.engine->timeout_seconds; },
           [](EngineOwner& owner, double seconds) { owner.engine->timeout_seconds = seconds; });
-  module.def("plan", &make_plan, "engine"_a, "rounds"_a, "choice"_a, "dtype"_a, "name"_a, "op"_a, "bytes"_a,
-             "signature"_a);
+  module.def("plan", &make_plan, "engine"_a, "rounds"_a, "windows"_a, "choice"_a, "dtype"_a, "name"_a, "op"_a,
+             "bytes"_a, "signature"_a);
 }
 
 }  // namespace engine_bind

@@ -25,6 +25,7 @@ constexpr int64_t window_piece_bytes = 8 << 10;  // stays in the first-level cac
 
 struct Plan {
   Program program;
+  Program windows;  // one round, how this rank reduces its slice of arrays that all share, or none; see play_windows.h
   Choice choice;
   DType dtype;
   Operation operation;
@@ -64,14 +65,14 @@ class Play {
     engine.begin_call();
     signature = plan.signature ^ (static_cast<uint32_t>(engine.calls) * 0x9e3779b1u);
     scratch_memory = engine.scratch(plan.longest_round * plan.scratch_stride);
-    accumulators = engine.accumulators(plan.program.accumulators);
+    accumulators = engine.accumulators(std::max(plan.program.accumulators, plan.windows.accumulators));
     borrowed.clear();
     if (!engine.areas.empty()) x_area = engine.area_of(x, plan.bytes), out_area = engine.area_of(out, plan.bytes);
   }
 
   void run() {
     if (engine.ranks == 1 && x != out) engine.variant.copy(out, x, plan.bytes, false);
-    if (choice.windows && x_area && out_area && meet())
+    if (!plan.windows.actions.empty() && x_area && out_area && meet())
       combine_windows();
     else
       for (int64_t strip = 0; strip < choice.strips; ++strip)

@@ -3,8 +3,8 @@
 //     rank r, for each piece of its slice:  read the piece of every x, combine, write it into every out
 //
 // Each input is read once and each result written once, which is the least traffic that an all-reduce can have. The
-// slice and the order of its operands are those of the schedule's first round (`direct`), so that the bits are its
-// bits.
+// slices and the order of operands are those of the schedule `direct`. It is done in place of that one, and on two
+// ranks of any other, where there is but one order, so that the bits do not tell where arrays lie.
 //
 // A rank whose two arrays are shared offers them in its first line to each other rank, and knows from the others' first
 // lines whether all do; otherwise the schedule is played, and offers are passed over. A slice is read and written by
@@ -50,20 +50,15 @@ inline void Play::await_line(Link& link) {
 }
 
 inline void Play::combine_windows() {
-  const Action* const begin = &plan.program.actions[plan.program.rounds[0].begin];
-  const Action* const end = &plan.program.actions[plan.program.rounds[0].end - 1] + 1;
-  const auto reduces = [](const Action& action) { return action.kind == Action::reduce; };
-  const Action& slice = *std::find_if(begin, end, reduces);
-  const int64_t piece_bytes = std::min(window_piece_bytes, choice.step_bytes);  // the room in an accumulator
-  for (int64_t at = slice.low; at < slice.high; at += piece_bytes) {
-    const int64_t bytes = std::min(piece_bytes, slice.high - at);
+  const std::vector<Action>& reductions = plan.windows.actions;
+  const int64_t low = reductions[0].low, high = reductions[0].high;
+  for (int64_t at = low; at < high; at += window_piece_bytes) {
+    const int64_t bytes = std::min(window_piece_bytes, high - at);
     char* const to = choice.streaming_results ? scratch_memory : out + at;
-    for (const Action* action = begin; action < end; ++action) {
-      if (!reduces(*action)) continue;
+    for (const Action& action : reductions) {
       const auto from = std::find_if(engine.windows.begin(), engine.windows.end(),
-                                     [&](const Window& window) { return window.link->rank == action->peer; });
-      combine(*action, {action->input ? x + at : to, from->x + at, to, bytes, false},
-              accumulators + action->accumulator);
+                                     [&](const Window& window) { return window.link->rank == action.peer; });
+      combine(action, {action.input ? x + at : to, from->x + at, to, bytes, false}, accumulators + action.accumulator);
     }
     if (to != out + at) engine.variant.copy(out + at, to, bytes, true);
     for (const Window& window : engine.windows)

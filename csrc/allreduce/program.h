@@ -38,7 +38,6 @@ struct Choice {
   bool streaming_slots;    // slots are written past the caches
   bool streaming_results;  // and so are results
   int64_t network_bytes;   // a piece of a message between nodes
-  bool windows;            // arrays that all ranks share are combined in one pass; see play_windows.h
 };
 
 struct Round {

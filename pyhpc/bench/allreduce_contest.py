@@ -175,7 +175,7 @@ class Contest:
     def row(self, name: str, cache: str, bound: float, out_of_place: Timing, in_place: Timing) -> Row:
         problem, ranks = self.problem, self.private.ranks
         request = Request(problem.elements, problem.dtype, problem.op, algorithm_of(name), "fast")
-        playing = chosen(request, ranks, engine(self.private).one_node)
+        playing = chosen(request, engine(self.private))
         played = "mpi" if playing is None else playing.name
         numbers = (problem.message_bytes, problem.elements, ranks)
         return Row(name, played, *numbers, cache, bound, out_of_place, in_place)

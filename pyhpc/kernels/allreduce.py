@@ -55,9 +55,10 @@ def allreduce(
         comm: an mpi4py intracommunicator, default MPI_COMM_WORLD. Messages travel on a private duplicate of it.
         op: "sum", "prod", "min" or "max".
         algorithm: "auto", one of `pyhpc list` ("ring", "recursive_doubling"), or "mpi" for the library's own
-            MPI_Allreduce (which knows neither bfloat16 nor float16, and promises no equal bits). "auto" takes the
-            cheapest by a latency–bandwidth–reduction model (`schedules.schedule.cheapest`): in a node recursive
-            doubling for short vectors, direct or halving-doubling for longer ones.
+            MPI_Allreduce (which knows neither bfloat16 nor float16, and promises no equal bits). "auto" takes
+            what a table of measurements has (`schedules.rule`, PYHPC_ALLREDUCE_RULE), else the cheapest by a
+            latency–bandwidth–reduction model: in a node recursive doubling for short vectors, direct or
+            halving-doubling for longer ones.
         order: what the bits of the result depend on.
             "fast": every rank gets the same bits; nothing more is promised.
             "repeatable": the same bits whenever as many ranks, placed alike, give the same contributions.
@@ -80,9 +81,9 @@ def allreduce(
     Raises:
         InvalidArgument: an argument that cannot be taken, or ranks that disagree; with `checked`, on every rank.
         CommunicationError: another rank has ended, was interrupted, or did not answer within the time limit of
-            PYHPC_ALLREDUCE_TIMEOUT seconds (environment, default 300). The sentence names the rank that was waited for,
-            which may itself have waited for a third. `out` holds no result then, and later calls on this communicator
-            raise the same: go on with a new one.
+            PYHPC_ALLREDUCE_TIMEOUT seconds (environment, default 300). The sentence names the rank that keeps the
+            others waiting, found through all on this node that only wait themselves. `out` holds no result then, and
+            later calls on this communicator raise the same: go on with a new one.
         Unsupported: no MPI here, or an array in GPU memory whose library offers no copy.
 
     Source of the algorithms: each schedule's file; of the invariant order: invariant.py.

@@ -124,20 +124,22 @@ def _make(private: Channel, playing: Engine, request: Request) -> Run:
 
         combine = invariant.plan(elements, dtype, op, in_place)
         return lambda x, out: combine(x if x.ndim == 2 else x[None], out)
-    algorithm = chosen(request, private.ranks, playing.one_node)
+    algorithm = chosen(request, playing)
     if algorithm is None:
         return functools.partial(_library, private, op)
     return playing.plan(algorithm, elements, DTYPES[dtype], op, zlib.crc32(str(request).encode()))
 
 
-def chosen(request: Request, ranks: int, one_node: bool) -> Algorithm | None:
-    """The schedule that is played, None for MPI_Allreduce. It depends on the request, the ranks and whether they share
-    memory, and on nothing that was measured, so that every order is also "repeatable"."""
+def chosen(request: Request, playing: Engine) -> Algorithm | None:
+    """The schedule that is played, None for MPI_Allreduce. It depends on the request, the ranks, where they run and the
+    rule's table, and on nothing that is measured in this run, so that every order is also "repeatable"."""
     if request.algorithm == "mpi":
         return None
     if request.algorithm != "auto":
         return algorithms()[request.algorithm]
-    return cheapest(ranks, request.elements * DTYPES[request.dtype].itemsize, one_node)
+    ranks, size = playing.channel.ranks, request.elements * DTYPES[request.dtype].itemsize
+    ruled = playing.table.algorithm(ranks, size, playing.crowded) if playing.one_node else None
+    return cheapest(ranks, size, playing.one_node) if ruled is None else algorithms()[ruled]
 
 
 def _library(private: Channel, op: str, x: np.ndarray, out: np.ndarray) -> None:

@@ -94,17 +94,15 @@ def test_ranks_that_cannot_open_each_others_files_use_mpi(channel, monkeypatch, 
 
 
 @pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("name", ["direct", "recursive_doubling"])
 @pytest.mark.parametrize("shared", [lambda rank: True, lambda rank: rank == 0, lambda rank: rank > 0])
-def test_arrays_that_all_ranks_share_are_combined_in_one_pass_with_the_same_bits(channel, shared, streaming):
+def test_arrays_that_all_ranks_share_are_combined_in_one_pass_with_the_same_bits(channel, shared, name, streaming):
     engine = Engine(channel)
     engine.rule = Rule((Row(0, "staging", 4096, 30_000, False, streaming),), windows_bytes=1024)
     for elements in (300 * channel.ranks, 20_011, 60_001):
-        plan = engine.plan(algorithms()["direct"], elements, FLOAT, "sum", 77)
+        plan = engine.plan(algorithms()[name], elements, FLOAT, "sum", 77)
         rows = [np.random.default_rng(rank).random(elements, FLOAT) for rank in range(channel.ranks)]
-        private, window = (
-            [array[:elements] for array in (make(elements + 5, FLOAT), make(elements, FLOAT))]
-            for make in (np.empty, engine.allocate)
-        )
+        private, window = ([make(elements, FLOAT) for _ in range(2)] for make in (np.empty, engine.allocate))
         expected = plan(rows[channel.rank], np.empty(elements, FLOAT))
         x, out = window if shared(channel.rank) else private
         x[:], out[:] = rows[channel.rank], -1
@@ -252,7 +250,7 @@ def test_a_strip_that_is_shorter_than_an_action_is_refused(channel):
     choice = {"single_copy": False, "piece_bytes": 64, "streaming_slots": False, "streaming_results": False}
     for step, strips, fits in ((64, 1, False), (64, 2, True), (128, 1, True), (64, 0, False)):
         chosen = native.Choice(lines_bytes=0, step_bytes=step, strips=strips, network_bytes=64, **choice)
-        words = ([[(0, 0, 0, 128, True, False, 0)]], chosen, FLOAT, "float32", "sum", 128, 1)
+        words = ([[(0, 0, 0, 128, True, False, 0)]], [], chosen, FLOAT, "float32", "sum", 128, 1)
         if fits:
             native.plan(native.Engine(0, 1), *words)
             continue

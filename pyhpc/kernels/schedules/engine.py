@@ -11,21 +11,22 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import math
 import os
 import secrets
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from pyhpc.comm import Channel, mpi, node
-from pyhpc.errors import PyhpcError, Unsupported
+from pyhpc.errors import InvalidArgument, PyhpcError, Unsupported
 from pyhpc.kernels.arrays import NAMES
-from pyhpc.kernels.schedules.rule import LINE_BYTES, SLOT_BYTES, SLOTS, Rule
-from pyhpc.kernels.schedules.schedule import Algorithm, Reduce, Round, Send, bounds
+from pyhpc.kernels.schedules.rule import LINE_BYTES, SLOT_BYTES, SLOTS, Rule, Table, table
+from pyhpc.kernels.schedules.schedule import Algorithm, Reduce, Round, Send, algorithms, bounds
 from pyhpc.native import cpu
 
 TIMEOUT_VARIABLE = "PYHPC_ALLREDUCE_TIMEOUT"
@@ -44,13 +45,19 @@ class Engine:
         one_node: whether these are all ranks.
         line_latency_seconds: how long a cache line takes from one core of a node to another's, the slowest node's;
             0 where no node has two ranks.
+        crowded: whether a node has more ranks than cores that they may run on.
+        table: what `rule` is from, and what "auto" plays.
         rule: how vectors travel inside a node. Assign another one, equal on all ranks, before planning.
+
+    Raises:
+        InvalidArgument: the file that PYHPC_ALLREDUCE_RULE names is no table, on every rank.
     """
 
     def __init__(self, channel: Channel, timeout_seconds: float | None = None) -> None:
         self.channel = channel
         limit = os.environ.get(TIMEOUT_VARIABLE, "300") if timeout_seconds is None else timeout_seconds
         self._timeout_seconds = float(limit)
+        self.table: Table = _first_ranks_table(channel)
         self._native = self._new_native()
         channel.comm.Set_errhandler(mpi().ERRORS_RETURN)
         channel.users.add(self)
@@ -68,10 +75,9 @@ class Engine:
         latencies, single_copies, sizes, crowds = zip(*everywhere, strict=True)
         self.line_latency_seconds: float = max(latencies)
         self.one_node: bool = sizes[0] == channel.ranks
-        caches = channel.comm.bcast(cpu().cache_sizes())
+        self.crowded: bool = any(crowds)
         # Ranks that take turns on a core find each other's lines in its cache, however long it took.
-        distance = 0.0 if any(crowds) else self.line_latency_seconds
-        self.rule = Rule.prior(distance, all(single_copies), caches)
+        self.rule: Rule = self.table.rule(0.0 if self.crowded else self.line_latency_seconds, all(single_copies))
 
     def plan(self, algorithm: Algorithm, elements: int, dtype: np.dtype, op: str, signature: int) -> Plan:
         """This rank's part of an all-reduce, ready to be called with (x, out) again and again. Local.
@@ -90,12 +96,19 @@ class Engine:
         """
         chunks, size = algorithm.chunks(self.channel.ranks), elements * dtype.itemsize
         choice = self.rule.choose(size, chunks, strips=self.one_node)
-        edges = [edge * dtype.itemsize for edge in bounds(elements, chunks, max(1, LINE_BYTES // dtype.itemsize))]
+        line = max(1, LINE_BYTES // dtype.itemsize)
+        edges = [edge * dtype.itemsize for edge in bounds(elements, chunks, line)]
         rounds = algorithm.rounds(self.channel.rank, self.channel.ranks) if self.channel.ranks > 1 else ()
-        if rounds and algorithm.name == "direct" and self.one_node and size >= self.rule.windows_bytes:
-            choice.windows = min(choice.step_bytes, *map(int.__sub__, edges[1:], edges)) > choice.lines_bytes
         native = [_flat(actions, edges, choice.strips > 1) for actions in rounds]
-        plan: Plan = cpu().allreduce.plan(self._native, native, choice, dtype, NAMES[dtype], op, size, signature)
+        shortest = min(choice.step_bytes, *(high - low for low, high in itertools.pairwise(edges)))
+        windows: list[_Flat] = []
+        if size >= self.rule.windows_bytes and shortest > choice.lines_bytes and self._is_one_pass(algorithm):
+            slices = [edge * dtype.itemsize for edge in bounds(elements, self.channel.ranks, line)]
+            first = algorithms()["direct"].rounds(self.channel.rank, self.channel.ranks)[0]
+            windows = _flat(tuple(action for action in first if isinstance(action, Reduce)), slices, False)
+        plan: Plan = cpu().allreduce.plan(
+            self._native, native, windows, choice, dtype, NAMES[dtype], op, size, signature
+        )
         return plan
 
     def allocate(self, shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -121,6 +134,17 @@ class Engine:
         flat = self._native.allocate(memory, self._allocations, index, len(sizes), offsets[index], size)
         array: np.ndarray = flat.view(kind).reshape(shape)
         return array
+
+    def _is_one_pass(self, algorithm: Algorithm) -> bool:
+        """Whether arrays that all ranks share may be combined in one pass instead of by this schedule.
+
+        All ranks must send to all others first, lest one waits for a line of one that waits for its message.
+        """
+        if not self.one_node or self.channel.ranks == 1:
+            return False
+        if self.channel.ranks > 2:
+            return algorithm.name == "direct"
+        return all(isinstance(algorithm.rounds(rank, 2)[0][0], Send) for rank in range(2))
 
     def close(self) -> None:
         """Free what MPI gave for it; the channel does so before its communicator is freed. Collective.
@@ -219,6 +243,20 @@ class Engine:
             self._native.bounce(index == 0, burst * bounces, bounces)
             seconds.append((time.perf_counter() - begin) / (2 * bounces))
         return statistics.quantiles(seconds)[0] if seconds else 0.0
+
+
+def _first_ranks_table(channel: Channel) -> Table:
+    """The rule's table as the first rank has it: all ranks must choose alike."""
+    found: tuple[Table | None, str] = (None, "")
+    if channel.rank == 0:
+        try:
+            found = (table(), "")
+        except InvalidArgument as error:
+            found = (None, str(error))
+    read, refusal = channel.comm.bcast(found)
+    if read is None:
+        raise InvalidArgument(refusal)
+    return cast(Table, read)
 
 
 _Flat = tuple[int, int, int, int, bool, bool, int]  # kind, peer, low, high, own is input, own is left, gather
