@@ -188,8 +188,11 @@ class _Planner:
             except (TypeError, ValueError, KeyError) as error:
                 raise ConfigError(f"kernel memory: {error}") from error
         if kernel.name == "peak" and "blocks" not in values:
+            from pyhpc.kernels.peak import on_gpu as everywhere
             from pyhpc.kernels.peak import saturating
 
+            if device == "cuda":
+                return values | {"blocks": everywhere(str(values.get("dtype"))).blocks}
             return values | {"blocks": saturating(str(values.get("dtype", "float32")), threads).blocks}
         return values
 

@@ -2,25 +2,37 @@
 
 The highest rate any kernel of that dtype can reach with this variant's instructions; other kernels name it by
 `Problem.ceiling` = the dtype. 16-bit floats are converted and multiplied in float32 by the CPU kernels, so their
-ceiling is the float32 rate; int8 accumulates in int32 by the best exact instruction of the processor. How the loops
-count their own operations, and why the count is exact: csrc/peak/peak.h.
+ceiling is the float32 rate; int8 accumulates in int32 by the best exact instruction of the processor. On a GPU all but
+float32 are multiplied by the tensor cores, and there is TF32 (float32 in memory) and E4M3. How the loops count their
+own operations, and why the count is exact: csrc/peak/peak.h, csrc/peak/cuda_loops.h.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from pyhpc.kernels.kernel import Arrays, Check, Kernel, Problem, Variant
 from pyhpc.kernels.numba_tools import numba_threads
-from pyhpc.kernels.variants import native_variants
-from pyhpc.native import cpu
+from pyhpc.kernels.variants import cuda_native_variants, native_variants
+from pyhpc.native import cpu, cuda
 
-DTYPES = ("float64", "float32", "bfloat16", "float16", "int8")
+CPU_DTYPES = ("float64", "float32", "bfloat16", "float16", "int8")
+# dtype → blocks that keep the largest GPU of today busy for some 20 to 30 ms
+_GPU_BLOCKS = {
+    "float64": 1 << 17,
+    "float32": 1 << 17,
+    "tf32": 1 << 20,
+    "bfloat16": 1 << 21,
+    "float16": 1 << 21,
+    "float8_e4m3fn": 1 << 22,
+    "int8": 1 << 22,
+}
+DTYPES = tuple(_GPU_BLOCKS)
 BLOCK_OPERATIONS = 3 << 22  # of one block, as in csrc/peak/peak.h
 
 
@@ -28,7 +40,7 @@ BLOCK_OPERATIONS = 3 << 22  # of one block, as in csrc/peak/peak.h
 class PeakProblem(Problem):
     """`blocks` blocks of 12 582 912 multiplications and additions, shared evenly among the threads.
 
-    The rate does not depend on `blocks` once a thread has a few hundred, so the label is the dtype alone.
+    The rate does not depend on `blocks` once a thread (or multiprocessor) has a few hundred: the label is the dtype.
     """
 
     dtype: str
@@ -82,6 +94,15 @@ class PeakProblem(Problem):
 def saturating(dtype: str, threads: int) -> PeakProblem:
     """Keeps each of `threads` threads busy for some 20 to 40 ms, so that starting them does not show."""
     return PeakProblem(dtype, blocks=256 * threads)
+
+
+def on_gpu(dtype: str) -> PeakProblem:
+    """Keeps a whole GPU busy for long enough that starting does not show.
+
+    Raises:
+        ValueError: an unknown dtype.
+    """
+    return PeakProblem(dtype, blocks=_GPU_BLOCKS.get(dtype, 1))
 
 
 @functools.cache
@@ -139,14 +160,37 @@ def _run_native(problem: PeakProblem, arrays: Arrays, out: np.ndarray, threads: 
     out[0] = cpu().peak.run(problem.dtype, problem.blocks, threads, name)
 
 
+def _run_cuda(problem: PeakProblem, arrays: Arrays, out: Any, stream: int, name: str) -> None:
+    cuda().peak.run(problem.dtype, problem.blocks, out, stream, name)
+
+
+def _only(variant: Variant, dtypes: tuple[str, ...], why: str) -> Variant:
+    """`variant`, which multiplies `dtypes`."""
+    return replace(
+        variant, reject=lambda problem: variant.reject(problem) or (None if problem.dtype in dtypes else why)
+    )
+
+
+def _of_cuda(variant: Variant) -> Variant:
+    if variant.name == "sm90":
+        tensor = tuple(dtype for dtype in DTYPES if dtype != "float32")
+        return _only(variant, tensor, "no tensor core multiplies whole float32 numbers")
+    dtypes = tuple(dtype for dtype in DTYPES if dtype != "float8_e4m3fn")
+    return _only(variant, dtypes, "mma.sync multiplies 8-bit floating point only since Ada")
+
+
 @functools.cache
 def _variants() -> tuple[Variant, ...]:
-    return (*native_variants("peak", _run_native), Variant("numba", "cpu", lambda problem: None, _run_numba))
+    on_cpu = (*native_variants("peak", _run_native), Variant("numba", "cpu", lambda problem: None, _run_numba))
+    return (
+        *(_only(variant, CPU_DTYPES, "it is a type of GPUs") for variant in on_cpu),
+        *map(_of_cuda, cuda_native_variants("peak", _run_cuda)),
+    )
 
 
 KERNEL = Kernel(
     "peak",
-    "x ← x·a + b in registers: the arithmetic ceiling",
+    "x ← x·a + b in registers, on tensor cores d ← a b + d: the arithmetic ceiling",
     PeakProblem,
     _variants,
     examples=tuple(PeakProblem(dtype, blocks=3) for dtype in DTYPES),

@@ -8,6 +8,7 @@
 #include "matmul/scales.h"
 #include "matmul/sm80.cu"
 #include "memory/sm80.cu"
+#include "peak/sm80.cu"
 
 namespace {
 
@@ -66,6 +67,12 @@ const char* memory(int operation, const Array* a, const Array* b, const Array* c
     return sm80.run(
         {static_cast<Operation>(operation), from, second, static_cast<double*>(c->data), a->size(), c->size()}, 0);
   });
+}
+
+const char* peak(int number, int64_t blocks, const Array* counted) {
+  using namespace pyhpc::peak;
+  return guarded(
+      [&] { return sm80.run({static_cast<Number>(number), blocks, static_cast<int64_t*>(counted->data)}, 0); });
 }
 
 // Rounds by the emulation's conversions: 16-bit results as stored, and their values.

@@ -290,6 +290,22 @@ def test_memory_read_sums_equal_parts(emulated, count, parts):
     np.testing.assert_array_equal(sums, [a[i * size : (i + 1) * size].sum() for i in range(parts)])
 
 
+# ---- peak ----
+
+NUMBERS = ["float64", "float32", "tf32", "bfloat16", "float16", "float8_e4m3fn", "int8"]  # Number, cuda_peak.h
+BLOCK_OPERATIONS = 3 << 22
+
+
+@pytest.mark.parametrize(
+    ("dtype", "blocks"),
+    [("float64", 1), ("float32", 3), ("tf32", 1), ("bfloat16", 1), ("float16", 3), ("int8", 1), ("int8", 0)],
+)
+def test_peak_counts_every_operation_of_all_blocks(emulated, dtype, blocks):
+    counted = np.full(1, -77)
+    emulated("peak", NUMBERS.index(dtype), ctypes.c_int64(blocks), counted)
+    assert counted[0] == blocks * BLOCK_OPERATIONS
+
+
 # ---- the emulation itself ----
 
 

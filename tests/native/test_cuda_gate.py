@@ -100,6 +100,14 @@ def test_float64_must_use_the_tensor_cores_of_its_architecture(gate):
             assert [("doubles" in fault) for fault in result.faults] == [True] * (word == missed)
 
 
+def test_the_loops_of_peak_need_the_matrix_instruction_alone(gate):
+    bare = HOPPER.replace("USETMAXREG", "NOP").replace("UTMALDG", "NOP").replace("_Z4goodv", "_Z12wgmma_kernelv")
+    for text, faults in ((bare, 0), (bare.replace("WARPGROUP.ARRIVE", "HGMMA").replace("HGMMA", "FFMA"), 3)):
+        result = gate.Object(Path("peak/sm90.cu"), "sm_90a")
+        gate.read_machine_code(text, result)
+        assert len(result.faults) == faults, result.faults
+
+
 def test_without_nvcc_the_gate_says_that_nothing_was_checked(gate, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert gate.main() == 0

@@ -16,7 +16,7 @@ from pyhpc.native import cpu
 
 native = pytest.importorskip("pyhpc._cuda", reason="this build has no CUDA module", exc_type=ImportError)
 
-KERNELS = ["matmul", "attention", "allreduce", "memory"]
+KERNELS = ["matmul", "attention", "allreduce", "memory", "peak"]
 
 
 def has_driver():
@@ -97,7 +97,7 @@ def test_device_queries_without_a_driver_raise_device_errors_with_the_name_of_th
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_kernel_lists_its_targets_with_the_reason_why_they_cannot_run(kernel):
     variants = getattr(native, kernel).variants()
-    assert [name for name, _ in variants] == (["sm90", "sm80"] if kernel == "matmul" else ["sm80"])
+    assert [name for name, _ in variants] == (["sm90", "sm80"] if kernel in ("matmul", "peak") else ["sm80"])
     if native.absence() is not None:
         assert {reason for _, reason in variants} == {native.absence()}
 
