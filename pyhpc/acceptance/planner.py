@@ -178,22 +178,18 @@ class _Planner:
             ConfigError: no such problem.
             Unsupported: the machine does not tell what the choice needs.
         """
-        if kernel.name == "memory" and "footprint_bytes" not in values:
-            from pyhpc.kernels.memory import at_level, on_gpu
+        from pyhpc.kernels import memory, peak
 
-            try:
-                if device == "cuda":
-                    return on_gpu(**values).to_json()
-                return at_level(cache_bytes=self.machine.cache_bytes, threads=threads, **values).to_json()
-            except (TypeError, ValueError, KeyError) as error:
-                raise ConfigError(f"kernel memory: {error}") from error
-        if kernel.name == "peak" and "blocks" not in values:
-            from pyhpc.kernels.peak import on_gpu as everywhere
-            from pyhpc.kernels.peak import saturating
-
-            if device == "cuda":
-                return values | {"blocks": everywhere(str(values.get("dtype"))).blocks}
-            return values | {"blocks": saturating(str(values.get("dtype", "float32")), threads).blocks}
+        on_gpu = device == "cuda"
+        try:
+            if kernel.name == "memory" and "footprint_bytes" not in values:
+                if on_gpu:
+                    return memory.on_gpu(**values).to_json()
+                return memory.at_level(cache_bytes=self.machine.cache_bytes, threads=threads, **values).to_json()
+            if kernel.name == "peak" and "blocks" not in values:
+                return (peak.on_gpu(**values) if on_gpu else peak.saturating(threads=threads, **values)).to_json()
+        except (TypeError, ValueError, KeyError) as error:
+            raise ConfigError(f"kernel {kernel.name}: {error}") from error
         return values
 
     def case(self, workload: Workload, values: dict[str, Any], wanted: tuple[Kernel, str, str], ranks: int) -> Case:

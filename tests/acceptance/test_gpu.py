@@ -13,7 +13,7 @@ import pytest
 
 from pyhpc import comm
 from pyhpc.acceptance import planner
-from pyhpc.acceptance.config import load
+from pyhpc.acceptance.config import bundled, load
 from pyhpc.acceptance.proof import examine
 from pyhpc.machine import probe
 
@@ -68,20 +68,59 @@ def test_a_case_on_a_gpu_is_accepted_and_its_record_names_the_gpu(tmp_path):
 
 
 def test_the_memory_of_a_gpu_is_measured_too(tmp_path):
-    cases = '{kernel = "memory", device = "cuda", op = ["copy", "triad", "fill"], footprint_bytes = 50000, repeats = 2}'
-    suite = re.sub(r"cases = .*", f"cases = [{cases}]", SUITE)
+    cases = [
+        '{kernel = "memory", device = "cuda", op = ["copy", "triad", "fill"], footprint_bytes = 50000, repeats = 2}',
+        '{kernel = "memory", device = "cuda", op = "read", footprint_bytes = 1048576}',
+    ]
+    suite = re.sub(r"cases = .*", f"cases = [{', '.join(cases)}]", SUITE)
     done, report = accept(tmp_path, suite=suite)
     assert done.returncode == 0, done.stdout + done.stderr
     found = {m["problem"]["op"]: m["bytes"] for m in report["measurements"]}
-    assert found == {"copy": 99840, "triad": 99840, "fill": 99968}
+    assert found == {"copy": 99840, "triad": 99840, "fill": 99968, "read": 1 << 20}
 
 
 def test_gpu_memory_is_measured_beyond_every_cache_and_only_as_a_gpu_can(tmp_path):
-    cases = '{kernel = "memory", device = "cuda", op = ["copy", "read"]}'
+    cases = '{kernel = "memory", device = "cuda", op = ["copy", "read"]}, '
+    cases += '{kernel = "memory", device = "cuda", op = "read", footprint_bytes = 1048576, repeats = 2}'
     (tmp_path / "gpu.toml").write_text(re.sub(r"cases = .*", f"cases = [{cases}]", SUITE))
     plan = python(tmp_path, "gpus=1", "-m", "pyhpc", "plan", "gpu.toml").stdout
     assert "copy DRAM 1024MiB sm80\n" in plan
-    assert "CANNOT RUN: no cuda variant of memory takes read DRAM 1024MiB (sm80: on a GPU, read gives partial" in plan
+    assert "read DRAM 1024MiB sm80\n" in plan
+    assert "CANNOT RUN: no cuda variant of memory takes read DRAM 1MiB (sm80: on a GPU, read keeps no sum of" in plan
+
+
+RELATIVE = (
+    SUITE.replace(
+        "[[step]]",
+        """[[step]]
+name = "ceilings"
+workload = "kernel"
+threads = 1
+cases = [{kernel = "peak", device = "cuda", dtype = "float32"}]
+sampling = {min_samples = 9, max_samples = 9, budget_seconds = 0.2, attempts = 1}
+
+[[step]]""",
+    )
+    .replace('"kernel"\ncases = [{kernel = "matmul"', '"kernel"\nthreads = 1\ncases = [{kernel = "matmul"')
+    .replace('["float32", "bfloat16"]', '"float32"')
+    .replace("samples = 6", "samples = 9")
+)
+BOUND = """metric = "flops_per_second"
+of = "ceiling"
+unit = "fraction"
+at_least = {}
+"""
+
+
+@pytest.mark.parametrize(("at_least", "answer"), [(1e-12, "ACCEPTED"), (1.0, "REJECTED")])
+def test_a_gpu_is_judged_by_the_ceiling_that_it_showed_itself(tmp_path, at_least, answer):
+    bound = RELATIVE.replace('metric = "seconds"\nunit = "s"\nat_most = 10\n', BOUND.format(at_least))
+    done, report = accept(tmp_path, suite=bound)  # the pretended GPU counts operations without doing them
+    assert report["answer"] == answer, done.stdout + done.stderr
+    (said,) = (v["reason"] for v in report["verdicts"] if v["limit"])
+    assert "of its ceiling" in said
+    (case,) = report["plan"]["steps"][1]["cases"]
+    assert case["ceilings"] == {"flops_per_second": "ceilings/float32 sm80"}
 
 
 def test_one_flipped_bit_on_the_gpu_rejects_it_and_names_it_by_uuid(tmp_path):
@@ -120,6 +159,46 @@ def test_without_a_gpu_the_run_is_incomplete_and_says_why(tmp_path):
     assert report["answer"] == "INCOMPLETE"
     assert report["measurements"] == []
     assert "cannot run here: CUDA is absent because no GPU is visible" in report["sentence"]
+
+
+SUITES = [name for name in bundled() if name.startswith("gpu-")]
+
+
+PLANS = """
+from pyhpc.acceptance.config import load
+from pyhpc.acceptance.planner import make_plan
+from pyhpc.machine import probe
+machine = probe()
+for name in {}:
+    print(make_plan(load(name), machine, "mpiexec"))
+"""
+
+
+def test_every_bundled_suite_for_gpus_is_planned_on_them(tmp_path):
+    plans = python(tmp_path, "gpus=2", "-c", PLANS.format(SUITES))
+    assert plans.returncode == 0, plans.stderr
+    refused = [line for line in plans.stdout.splitlines() if "CANNOT RUN" in line]
+    assert all("mma.sync multiplies 8-bit floating point only since Ada" in line for line in refused), refused
+    steps = [step for name in SUITES for step in load(name).step]
+    assert plans.stdout.count("workload kernel, 2 rank(s)") == len(steps)
+    assert {step.ranks_per_node for step in steps} == {"gpus"}
+
+
+def test_without_a_gpu_nothing_of_such_a_suite_is_measured_and_it_is_no_pass(tmp_path):
+    done = python(tmp_path, "gpus=0", "-m", "pyhpc", "accept", "gpu-node", "--out", "run")
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert (done.returncode, report["answer"], report["measurements"]) == (3, "INCOMPLETE", [])
+    assert {verdict["outcome"] for verdict in report["verdicts"]} == {"skip"}
+    assert "there is no GPU here" in report["sentence"]
+
+
+def test_the_suite_of_a_node_is_relative_and_contracts_are_absolute_and_name_their_documents():
+    limits = {name: [limit for step in load(name).step for limit in step.limit] for name in SUITES}
+    assert {limit.of for limit in limits.pop("gpu-node")} == {"ceiling"}
+    assert set(limits) == {"gpu-h100", "gpu-h200", "gpu-gh200", "gpu-b200"}
+    for limit in (limit for own in limits.values() for limit in own):
+        assert limit.of is None
+        assert re.search("data sheet|sheet's|/|README|as step gpu-peak|as for", limit.source)
 
 
 @needs_mpi

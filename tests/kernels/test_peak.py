@@ -6,10 +6,13 @@ import pytest
 
 from pyhpc.errors import ConfigError
 from pyhpc.kernels import peak
+from pyhpc.kernels.kernel import Variant
 from pyhpc.native import cpu
 
+ON_CPU = [variant for variant in peak.KERNEL.variants() if variant.device == "cpu"]
 
-@pytest.mark.parametrize("variant", peak.KERNEL.variants(), ids=lambda variant: variant.name)
+
+@pytest.mark.parametrize("variant", ON_CPU, ids=lambda variant: variant.name)
 @pytest.mark.parametrize("dtype", peak.DTYPES)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_variant_counts_every_operation_or_says_why_it_cannot_run(variant, dtype, threads):
@@ -31,6 +34,15 @@ def test_the_poisoned_output_and_a_missing_operation_are_wrong():
     check = problem.verify(out, {})
     assert not check.passed
     assert "instead of" in (check.first_wrong or "")
+
+
+@pytest.mark.parametrize("dtype", peak.DTYPES)
+def test_each_type_is_multiplied_by_the_gpu_and_only_those_of_processors_by_them(dtype):
+    usable = [variant for variant in ON_CPU if variant.reject(peak.PeakProblem("float32")) is None]
+    assert {variant.reject(peak.on_gpu(dtype)) is None for variant in usable} == {dtype in peak.CPU_DTYPES}
+    sm90, sm80 = (peak._of_cuda(Variant(name, "cuda", lambda problem: None, print)) for name in ("sm90", "sm80"))
+    assert (sm90.reject(peak.on_gpu(dtype)) is None) == (dtype != "float32")
+    assert (sm80.reject(peak.on_gpu(dtype)) is None) == (dtype != "float8_e4m3fn")
 
 
 def test_the_block_is_the_one_of_the_native_loops():
