@@ -181,6 +181,8 @@ class _Planner:
         from pyhpc.kernels import memory, peak
 
         on_gpu = device == "cuda"
+        if kernel.name in ("memory", "peak"):
+            kernel.require_known(values)
         try:
             if kernel.name == "memory" and "footprint_bytes" not in values:
                 if on_gpu:

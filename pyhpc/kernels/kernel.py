@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -122,14 +123,20 @@ class Kernel:
         Raises:
             ConfigError: an unknown or missing field, or a value out of range.
         """
-        fields = {field.name: field for field in dataclasses.fields(self.problem_type)}
-        unknown = sorted(set(values) - set(fields))
-        if unknown:
-            raise ConfigError(f"kernel {self.name} has no parameter {unknown[0]!r}; it has {', '.join(fields)}")
+        self.require_known(values)
+        signature = inspect.signature(self.problem_type).parameters.values()
+        if missing := [p.name for p in signature if p.default is p.empty and p.name not in values]:
+            raise ConfigError(f"kernel {self.name} needs {', '.join(missing)} as well")
         try:
             return self.problem_type(**values)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"kernel {self.name}: {error}") from error
+
+    def require_known(self, names: Collection[str]) -> None:
+        """Raises ConfigError for a name that is no parameter of this kernel."""
+        fields = [field.name for field in dataclasses.fields(self.problem_type)]
+        if unknown := sorted(set(names) - set(fields)):
+            raise ConfigError(f"kernel {self.name} has no parameter {unknown[0]!r}; it has {', '.join(fields)}")
 
     def variant(self, name: str) -> Variant:
         """The variant or peer called `name`.

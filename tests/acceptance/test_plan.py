@@ -62,6 +62,8 @@ def test_a_plan_comes_back_from_json_and_prints_itself(plan_of):
         (HEAD.replace("kernel", "kernal") + MATMUL, ":3: there is no workload 'kernal'; did you mean 'kernel'?"),
         (HEAD + MATMUL.replace("matmul", "matmull"), ":6: there is no kernel 'matmull'; did you mean 'matmul'?"),
         (HEAD + MATMUL.replace("k = 8", "q = 8"), ":6: kernel matmul has no parameter 'q'"),
+        (HEAD + MATMUL.replace(", k = 8", ""), ":6: kernel matmul needs k as well"),
+        (HEAD + 'cases = [{kernel = "memory", m = 8}]', ":6: kernel memory has no parameter 'm'; it has op, "),
         (HEAD + MATMUL.replace("float64", "float63"), ":6: kernel matmul: "),
         (HEAD + MATMUL.replace("m = [8, 16]", "m = 0"), ":6: kernel matmul: "),
         (HEAD + MATMUL.replace("m = [8, 16]", "m = []"), ":6: an empty list"),

@@ -59,7 +59,7 @@ def test_a_problem_from_a_suite_is_validated():
         KERNEL.problem({"size": 1})
     with pytest.raises(ConfigError, match="kernel matmul: m is 0; it must be"):
         KERNEL.problem({"m": 0, "n": 2, "k": 3, "dtype": "int8"})
-    with pytest.raises(ConfigError, match=r"kernel matmul: .*missing"):
+    with pytest.raises(ConfigError, match="kernel matmul needs n, k, dtype as well"):
         KERNEL.problem({"m": 1})
 
 
