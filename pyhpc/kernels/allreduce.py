@@ -57,8 +57,9 @@ def allreduce(
         algorithm: "auto", one of `pyhpc list` ("ring", "recursive_doubling"), or "mpi" for the library's own
             MPI_Allreduce (which knows neither bfloat16 nor float16, and promises no equal bits). "auto" takes
             what a table of measurements has (`schedules.rule`, PYHPC_ALLREDUCE_RULE), else the cheapest by a
-            latency–bandwidth–reduction model: in a node recursive doubling for short vectors, direct or
-            halving-doubling for longer ones.
+            latency–bandwidth–reduction model (`schedules.cheapest`): in a node recursive doubling for short vectors,
+            direct or halving-doubling for longer ones; where successive ranks share nodes, hierarchical schedules,
+            and a ring for long vectors.
         order: what the bits of the result depend on.
             "fast": every rank gets the same bits; nothing more is promised.
             "repeatable": the same bits whenever as many ranks, placed alike, give the same contributions.

@@ -15,8 +15,10 @@ from pyhpc.kernels import invariant
 from pyhpc.kernels.allreduce_problem import OPS, ORDERS
 from pyhpc.kernels.allreduce_variants import algorithm_refusal
 from pyhpc.kernels.data import DTYPES, UNIT_ROUNDOFF
+from pyhpc.kernels.schedules.cheapest import cheapest
 from pyhpc.kernels.schedules.engine import Engine
-from pyhpc.kernels.schedules.schedule import Algorithm, algorithms, cheapest
+from pyhpc.kernels.schedules.hierarchical import hierarchical
+from pyhpc.kernels.schedules.schedule import Algorithm, algorithms
 
 MPI_BLOCK = 1 << 30  # elements of one MPI_Allreduce: its count is a 32-bit integer before MPI 4
 _KEPT = 64  # plans of a communicator
@@ -135,11 +137,13 @@ def chosen(request: Request, playing: Engine) -> Algorithm | None:
     rule's table, and on nothing that is measured in this run, so that every order is also "repeatable"."""
     if request.algorithm == "mpi":
         return None
+    if request.algorithm == "hierarchical":
+        return hierarchical(playing.ranks_per_node)
     if request.algorithm != "auto":
         return algorithms()[request.algorithm]
     ranks, size = playing.channel.ranks, request.elements * DTYPES[request.dtype].itemsize
     ruled = playing.table.algorithm(ranks, size, playing.crowded) if playing.one_node else None
-    return cheapest(ranks, size, playing.one_node) if ruled is None else algorithms()[ruled]
+    return cheapest(ranks, size, playing.ranks_per_node) if ruled is None else algorithms()[ruled]
 
 
 def _library(private: Channel, op: str, x: np.ndarray, out: np.ndarray) -> None:

@@ -25,9 +25,10 @@ import numpy as np
 from pyhpc.comm import Channel, channel, launched, mpi, mpiexec_command, mpiexec_environment, node_name
 from pyhpc.errors import InvalidArgument
 from pyhpc.kernels.allreduce_plan import engine
+from pyhpc.kernels.schedules.cheapest import cheapest
 from pyhpc.kernels.schedules.engine import Engine, Plan
 from pyhpc.kernels.schedules.rule import MOST_LINES_BYTES, NEVER, Band, Played, Row, Rule, Table
-from pyhpc.kernels.schedules.schedule import algorithms, cheapest
+from pyhpc.kernels.schedules.schedule import algorithms
 from pyhpc.machine import usable_cores
 from pyhpc.native import child_command
 
@@ -120,7 +121,7 @@ class Search:
         tried = ("recursive_doubling", "direct") if ranks == 2 else _IN_A_NODE
         mine: list[Played] = []
         for size in _sizes(256, largest_bytes):
-            present = self.engine.table.algorithm(ranks, size, crowded) or cheapest(ranks, size, True).name
+            present = self.engine.table.algorithm(ranks, size, crowded) or cheapest(ranks, size, ranks).name
             plans = {name: self.plan(rule, name, size) for name in {*tried, present}}
             best = self.fastest(plans, [present, *(row.algorithm for row in mine[-1:])], _arrays(size))
             if not mine or mine[-1].algorithm != best:

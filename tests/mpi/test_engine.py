@@ -12,6 +12,7 @@ import pytest
 
 from pyhpc import allreduce, comm
 from pyhpc.errors import CommunicationError, InvalidArgument, Unsupported
+from pyhpc.kernels.allreduce_plan import Request, chosen
 from pyhpc.kernels.data import DTYPES
 from pyhpc.kernels.schedules import engine as engines
 from pyhpc.kernels.schedules.engine import Engine
@@ -78,6 +79,16 @@ def test_ranks_of_different_nodes_exchange_messages(channel, monkeypatch, algori
     engine.rule = RULES["staging"]
     for elements in (0, 1, 2049, 20_011):
         check(engine, algorithms()[algorithm], elements, (np.empty(elements, FLOAT), np.empty(elements, FLOAT)))
+
+
+def test_auto_combines_inside_nodes_first_where_ranks_share_them(channel, monkeypatch):
+    monkeypatch.setattr(engines, "node", lambda c: c.Split(c.rank // 2, c.rank))
+    engine, ranks = Engine(channel), channel.ranks
+    assert (engine.ranks_per_node, engine.one_node) == (min(ranks, 2), ranks <= 2)
+    for name, elements in [("auto", 0), ("auto", 2), ("auto", 2049), ("auto", 70_011), ("hierarchical", 2049)]:
+        algorithm = chosen(Request(elements, "float32", "sum", name, "fast"), engine)
+        assert (algorithm.inside is not None) == (name != "auto" or (ranks > 2 and elements < 3000))
+        check(engine, algorithm, elements, (np.empty(elements, FLOAT), np.empty(elements, FLOAT)))
 
 
 @pytest.mark.parametrize("window", [True, False])

@@ -25,6 +25,7 @@ import numpy as np
 from pyhpc.comm import Channel, mpi, node
 from pyhpc.errors import InvalidArgument, PyhpcError, Unsupported
 from pyhpc.kernels.arrays import NAMES
+from pyhpc.kernels.schedules.cheapest import ranks_per_node
 from pyhpc.kernels.schedules.rule import LINE_BYTES, SLOT_BYTES, SLOTS, Rule, Table, table
 from pyhpc.kernels.schedules.schedule import Algorithm, Reduce, Round, Send, algorithms, bounds
 from pyhpc.native import cpu
@@ -43,6 +44,7 @@ class Engine:
     Attributes:
         local_ranks: the ranks that share memory with this one, itself included.
         one_node: whether these are all ranks.
+        ranks_per_node: the largest n for which ranks k·n … k·n + n − 1 share memory for every k.
         line_latency_seconds: how long a cache line takes from one core of a node to another's, the slowest node's;
             0 where no node has two ranks.
         crowded: whether a node has more ranks than cores that they may run on.
@@ -71,10 +73,11 @@ class Engine:
         crowded = self._crowded()
         self._native.spin = 64 if crowded else 4000
         latency = self._ping_pong(4 if crowded else _BOUNCES)
-        everywhere = channel.comm.allgather((latency, single_copy, len(self.local_ranks), crowded))
-        latencies, single_copies, sizes, crowds = zip(*everywhere, strict=True)
+        everywhere = channel.comm.allgather((latency, single_copy, self.local_ranks[0], crowded))
+        latencies, single_copies, nodes, crowds = zip(*everywhere, strict=True)
         self.line_latency_seconds: float = max(latencies)
-        self.one_node: bool = sizes[0] == channel.ranks
+        self.one_node: bool = len(set(nodes)) == 1
+        self.ranks_per_node: int = ranks_per_node(nodes)
         self.crowded: bool = any(crowds)
         # Ranks that take turns on a core find each other's lines in its cache, however long it took.
         self.rule: Rule = self.table.rule(0.0 if self.crowded else self.line_latency_seconds, all(single_copies))

@@ -59,7 +59,8 @@ def hierarchical(
         summary="combine in the node, all-reduce between nodes on several lanes, spread in the node (SC 2017)",
         chunks=lambda ranks: world(ranks).lanes * world(ranks).chunks,
         steps=lambda rank, ranks: world(ranks).steps(rank),
-        path=lambda ranks: world(ranks).path(),
+        path=lambda ranks: world(ranks).inside() + world(ranks).outside(),
+        inside=lambda ranks: world(ranks).inside(),
         messages=lambda ranks: world(ranks).messages(),
         volume=lambda ranks: world(ranks).volume(),
     )
@@ -162,17 +163,19 @@ class _World:
             owner = self.owner(lane, node)
             yield Copy(where(owner != rank, owner, NOBODY), self.lane(lane))
 
-    def path(self) -> Path:
-        """The busiest owner's p/N−1 messages a lane each way, and the path between the nodes once for each lane."""
+    def inside(self) -> Path:
+        """The busiest owner's p/N−1 messages a lane each way."""
         sizes = {self.in_last_node} | ({self.ranks_per_node} if self.nodes > 1 else set())
-        inside = max(max(-(-self.lanes // size) * (size - 1), self.lanes if size > self.lanes else 0) for size in sizes)
-        outside, shared = self.between.path(self.nodes), -(-self.lanes // self.in_last_node) / self.lanes
-        reduced = max(-(-self.lanes // size) * (size - 1) for size in sizes) / self.lanes
-        return Path(
-            2 * inside + outside.messages * shared * self.lanes,
-            2 * inside / self.lanes + outside.volume * shared,
-            reduced + outside.reduced * shared,
+        each_way = max(
+            max(-(-self.lanes // size) * (size - 1), self.lanes if size > self.lanes else 0) for size in sizes
         )
+        reduced = max(-(-self.lanes // size) * (size - 1) for size in sizes)
+        return Path(2 * each_way, 2 * each_way / self.lanes, reduced / self.lanes)
+
+    def outside(self) -> Path:
+        """The path between the nodes once for each lane of the busiest owner."""
+        path, owned = self.between.path(self.nodes), -(-self.lanes // self.in_last_node)
+        return Path(path.messages * owned, path.volume * owned / self.lanes, path.reduced * owned / self.lanes)
 
     def messages(self) -> int:
         """Inside, all but the owner send each lane, and get it back."""

@@ -93,32 +93,32 @@ Steps = Iterator[Round]
 
 
 @dataclass(frozen=True)
-class Model:
-    """The latency–bandwidth–reduction model with which "auto" chooses before anything has been tuned.
-
-    Only the ratios decide. The defaults are a network of 100 Gbit/s and messages of 2 us.
-    """
-
-    seconds_per_message: float = 2e-6
-    seconds_per_byte: float = 1 / 10e9
-    seconds_per_reduced_byte: float = 1 / 10e9
-
-    def seconds(self, messages: float, bytes: float, reduced_bytes: float) -> float:
-        """Time of a critical path with this many messages, bytes moved and bytes reduced, one after the other."""
-        return (
-            messages * self.seconds_per_message
-            + bytes * self.seconds_per_byte
-            + reduced_bytes * self.seconds_per_reduced_byte
-        )
-
-
-@dataclass(frozen=True)
 class Path:
     """The most of any rank, summed over the steps, as the formula gives it: exactly, or at most."""
 
     messages: float  # sequential messages
     volume: float  # vector lengths moved, one after the other
     reduced: float  # vector lengths reduced, one after the other
+
+    def __add__(self, other: Path) -> Path:
+        return Path(self.messages + other.messages, self.volume + other.volume, self.reduced + other.reduced)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A latency–bandwidth–reduction model: what a message, a byte moved and a byte reduced cost."""
+
+    seconds_per_message: float
+    seconds_per_byte: float
+    seconds_per_reduced_byte: float
+
+    def seconds(self, path: Path, bytes: int) -> float:
+        """Time of a critical path for a vector of so many bytes."""
+        return (
+            path.messages * self.seconds_per_message
+            + path.volume * bytes * self.seconds_per_byte
+            + path.reduced * bytes * self.seconds_per_reduced_byte
+        )
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,7 @@ class Algorithm:
     path: Callable[[int], Path]  # path(ranks): the formula
     messages: Callable[[int], int]  # messages(ranks): sent in all by all ranks
     volume: Callable[[int], float]  # volume(ranks): vector lengths sent in all by all ranks
+    inside: Callable[[int], Path] | None = None  # inside(ranks): the part of the path that is inside nodes
     # runs(rank or ranks, ranks): how many alike steps follow each other, and the first of them, where there are many
     runs: Callable[[Index, int], Iterator[tuple[int, Round]]] | None = None
 
@@ -139,11 +140,6 @@ class Algorithm:
         """What one rank plays: its steps with its own actions, without those in which it has none."""
         mine = (tuple(own for action in step if (own := _present(action))) for step in self.steps(rank, ranks))
         return tuple(actions for actions in mine if actions)
-
-    def seconds(self, ranks: int, bytes: int, model: Model) -> float:
-        """The model's price."""
-        path = self.path(ranks)
-        return model.seconds(path.messages, path.volume * bytes, path.reduced * bytes)
 
     def text(self, ranks: int, only: int | None = None) -> str:
         """The schedule of every rank, or of one, readable: a line a round and rank."""
@@ -169,21 +165,6 @@ def _present(action: Action) -> Action | None:
 def algorithms() -> dict[str, Algorithm]:
     """Every algorithm of this folder by name, in the folder's order."""
     return members("pyhpc.kernels.schedules", "ALGORITHM")
-
-
-# Ranks that share memory: a message is a few cache lines (some 0.2 us), its copy and the reduction are one core's, and
-# no link is shared. The first of equals is the faster one there: the fewest steps, then the fewest messages.
-SHARED_MEMORY = Model(0.2e-6, 1 / 10e9, 1 / 10e9)
-_IN_A_NODE = ("recursive_doubling", "direct", "halving_doubling")
-
-
-@functools.lru_cache(maxsize=4096)
-def cheapest(ranks: int, bytes: int, one_node: bool = False) -> Algorithm:
-    """The algorithm with the lowest price; of equals the one that sends fewer messages one after the other."""
-    if one_node:
-        among = [algorithms()[name] for name in _IN_A_NODE]
-        return min(among, key=lambda a: a.seconds(ranks, bytes, SHARED_MEMORY))
-    return min(algorithms().values(), key=lambda a: (a.seconds(ranks, bytes, Model()), a.path(ranks).messages))
 
 
 def bounds(elements: int, chunks: int, elements_per_line: int) -> tuple[int, ...]:
