@@ -55,6 +55,16 @@ class matmul:
         tf32: bool = False,
     ) -> None: ...
     @staticmethod
+    def run_checked(
+        a: Any,
+        b: Any,
+        out: Any,
+        accumulate: bool = False,
+        stream: int = 0,
+        variant: str = "",
+        tf32: bool = False,
+    ) -> tuple[int, Any, Any, list[tuple[int, int, int, int, int]]] | None: ...
+    @staticmethod
     def run_logged(
         a: Any,
         b: Any,

@@ -37,15 +37,30 @@ class WrongResult(PyhpcError, ArithmeticError):
         index: of the worst element of the first wrong row, batch first.
         found, expected: what it is, and its value computed again in float64.
         tolerance: how far from `expected` rounding may bring it.
+        tile: of a GPU: rows and columns of the last two axes that were computed together with it.
+        multiprocessors: of a GPU: which computed the tile: one, or one for each part of k.
     """
 
-    def __init__(self, index: tuple[int, ...], found: float, expected: float, tolerance: float) -> None:
-        where = ", ".join(map(str, index))
+    def __init__(
+        self,
+        index: tuple[int, ...],
+        found: float,
+        expected: float,
+        tolerance: float,
+        tile: tuple[slice, slice] | None = None,
+        multiprocessors: tuple[int, ...] = (),
+    ) -> None:
+        where, who, what = ", ".join(map(str, index)), "the processor", "machine"
+        if tile is not None:
+            rows, columns = (f"{axis.start}:{axis.stop}" for axis in tile)
+            numbers = " and ".join(map(str, multiprocessors))
+            who, what = f"multiprocessor {numbers}, which computed the tile [{rows}, {columns}],", "GPU"
         super().__init__(
-            f"out[{where}] is {found!r}, but {expected!r} ± {tolerance:.3g} is right: the processor or the memory gave "
-            "a wrong value; repeat the call, and if it happens again take this machine out of use"
+            f"out[{where}] is {found!r}, but {expected!r} ± {tolerance:.3g} is right: {who} or the memory gave "
+            f"a wrong value; repeat the call, and if it happens again take this {what} out of use"
         )
         self.index, self.found, self.expected, self.tolerance = index, found, expected, tolerance
+        self.tile, self.multiprocessors = tile, multiprocessors
 
 
 class CommunicationError(PyhpcError, RuntimeError):

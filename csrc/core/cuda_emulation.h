@@ -230,6 +230,10 @@ T exchange_xor(T value, int lane_mask) {
 }
 
 inline void synchronize_warp() { exchange_xor(0, 0); }
+inline int emulated_multiprocessors = 4;
+inline uint32_t multiprocessor_number() {
+  return emulation::block_index.x % static_cast<unsigned>(emulated_multiprocessors);
+}
 inline unsigned char* shared_memory() { return emulation::shared_bytes[emulation::slot]; }
 
 // Blocks run in clusters of `cluster`, one cluster after another.

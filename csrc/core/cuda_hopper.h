@@ -37,12 +37,6 @@ __device__ __forceinline__ uint32_t address_of(const void* shared) {
 
 // ---- where and when ----
 
-// The multiprocessor that runs this block; the numbers stay while the GPU is not partitioned anew.
-__device__ __forceinline__ uint32_t multiprocessor_number() {
-  uint32_t number;
-  asm volatile("mov.u32 %0, %%smid;" : "=r"(number));
-  return number;
-}
 __device__ __forceinline__ uint64_t read_clock() { return static_cast<uint64_t>(clock64()); }  // its own cycles
 __device__ __forceinline__ uint64_t read_nanoseconds() {  // of the whole GPU; advances in steps of up to a microsecond
   uint64_t value;

@@ -206,10 +206,6 @@ void keep_registers() {}
 template <int>
 void take_registers() {}
 
-inline int emulated_multiprocessors = 4;
-inline uint32_t multiprocessor_number() {
-  return emulation::block_index.x % static_cast<unsigned>(emulated_multiprocessors);
-}
 inline uint64_t emulated_clock = 0;  // advances when it is read; half as many cycles as nanoseconds
 inline uint64_t read_clock() { return (emulated_clock += 2) / 2; }
 inline uint64_t read_nanoseconds() { return emulated_clock; }

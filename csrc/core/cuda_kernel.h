@@ -58,6 +58,12 @@ __device__ inline void from_float(float value, Float16& result) {
 __device__ inline int32_t dot_bytes(int32_t a, int32_t b, int32_t c) { return __dp4a(a, b, c); }
 __device__ inline float exchange_xor(float value, int lane_mask) { return __shfl_xor_sync(~0u, value, lane_mask); }
 __device__ inline int32_t exchange_xor(int32_t value, int lane_mask) { return __shfl_xor_sync(~0u, value, lane_mask); }
+// The multiprocessor that runs this block; the numbers stay while the GPU is not partitioned anew.
+__device__ inline uint32_t multiprocessor_number() {
+  uint32_t number;
+  asm volatile("mov.u32 %0, %%smid;" : "=r"(number));
+  return number;
+}
 __device__ inline void synchronize_warp() { __syncwarp(); }
 __device__ inline unsigned char* shared_memory() {
   extern __shared__ __align__(16) unsigned char bytes[];

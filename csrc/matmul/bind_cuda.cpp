@@ -2,8 +2,8 @@
 #include <vector>
 
 #include "core/cuda_bind.h"
+#include "matmul/cuda_verify.h"
 #include "matmul/scales.h"
-#include "matmul/sm90_log.h"
 #include "matmul/sm90_operand.h"
 #include "matmul/sm90_plan.h"
 
@@ -74,6 +74,39 @@ void run(py::object a, py::object b, py::object out, bool accumulate, uintptr_t 
   const auto& chosen = cuda::choose_for(product.problem, variants, variant);
   const py::gil_scoped_release release;
   cuda::check(chosen.run(product.problem, stream), "launching matmul");
+}
+
+py::array_t<double> table(const std::vector<double>& values, int64_t columns) {
+  py::array_t<double> array({static_cast<int64_t>(values.size()) / columns, columns});
+  std::copy(values.begin(), values.end(), array.mutable_data());
+  return array;
+}
+
+// As run, then checks every row. None, or of the first wrong row, counted over the batch: its number, its elements
+// again, what out held before, and the tiles that cover it.
+py::object run_checked_on_gpu(py::object a, py::object b, py::object out, bool accumulate, uintptr_t stream,
+                              const std::string& variant, bool tf32) {
+  const Product product(a, b, out, {accumulate, tf32, "", py::none(), py::none(), 1});
+  const Problem& problem = product.problem;
+  if (product.device < 0) return py::none();
+  const cuda::DeviceGuard guard(product.device);
+  const auto& chosen = cuda::choose_for(problem, variants, variant);
+  const bool by_sm90 = std::string(chosen.name) == "sm90";
+  WrongRow wrong;
+  {
+    const py::gil_scoped_release release;
+    const int64_t records = by_sm90 ? count_records(problem) : count_blocks(problem);
+    wrong = run_checked(problem, records, stream, [&](TileRecord* to) {
+      if (!to) return chosen.run(problem, stream);
+      return by_sm90 ? run_logged(problem, {to, nullptr}, stream) : run_blocks_logged(problem, to, stream);
+    });
+  }
+  if (wrong.row < 0) return py::none();
+  py::list tiles;
+  for (const TileRecord& tile : wrong.tiles)
+    tiles.append(py::make_tuple(tile.multiprocessor, tile.row, tile.column, tile.extent >> 32 & 0x7fffffff,
+                                tile.extent & 0xffffffff));
+  return py::make_tuple(wrong.row, table(wrong.again, 3), table(wrong.before, 1), tiles);
 }
 
 // The memory of `array`, contiguous and of this shape and dtype, for what a product tells.
@@ -147,6 +180,11 @@ void bind(py::module_& module) {
              py::arg("scale_b") = py::none(), py::arg("factor") = 1.0f, py::arg("tf32") = false,
              "Enqueue out = factor * (scale_a a) @ (scale_b b) (+ out) on `stream` of the arrays' GPU. operands: the "
              "8-bit floating-point type that a and b, given as uint8, hold. tf32: float32 may be rounded to TF32.");
+  module.def("run_checked", &run_checked_on_gpu, py::arg("a"), py::arg("b"), py::arg("out"),
+             py::arg("accumulate") = false, py::arg("stream") = 0, py::arg("variant") = "", py::arg("tf32") = false,
+             "As run, then waits and checks every row: None, or of the first wrong row, counted over the batch, "
+             "(number, n × (product, sum of absolute terms, out), n × (out before), [(multiprocessor, row, column, "
+             "rows, columns) of each tile that covers it]).");
   module.def("run_logged", &logged, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("log") = py::none(),
              py::arg("sums") = py::none(), py::arg("stream") = 0, py::arg("operands") = "", py::arg("tf32") = false,
              "Number of tiles; with log, enqueue out = a @ b that writes 8 words about each, and its lines' sums.");

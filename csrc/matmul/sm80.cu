@@ -8,6 +8,7 @@
 #include "core/cuda_mma.h"
 #include "core/cuda_variant.h"
 #include "matmul/sm80_double.h"
+#include "matmul/sm80_sums.h"
 
 namespace pyhpc::matmul {
 namespace {
@@ -78,10 +79,10 @@ __device__ __forceinline__ void multiply(float (&sums)[row_tiles][column_tiles][
 }
 
 template <class In, class Out>
-__global__ void __launch_bounds__(threads) kernel(Problem problem) {
+__global__ void __launch_bounds__(threads) kernel(Problem problem, TileRecord* records) {
   using T = Factor<In>;
   __shared__ uint32_t a_tile[tile][words], b_tile[tile][words];
-  const Block block = block_of(problem, tile, tile);
+  const Block block = block_of(problem, tile, tile, records);
   Source<In> a(rows_of_a<In>(problem, block)), b(columns_of_b<In>(problem, block));
   const int lane = threadIdx.x % cuda::warp_size, warp = threadIdx.x / cuda::warp_size;
   const int row = warp / warps_across * warp_rows, column = warp % warps_across * warp_columns;
@@ -226,9 +227,9 @@ __device__ __forceinline__ void multiply(typename Word<In>::sum (&sums)[per_thre
 }
 
 template <class In>
-__global__ void __launch_bounds__(threads) kernel(Problem problem) {
+__global__ void __launch_bounds__(threads) kernel(Problem problem, TileRecord* records) {
   alignas(16) __shared__ Tile<In> a_tiles[2], b_tiles[2];  // one is filled while the other is multiplied
-  const Block block = block_of(problem, tile, tile);
+  const Block block = block_of(problem, tile, tile, records);
   Source<In> a(rows_of_a<In>(problem, block)), b(columns_of_b<In>(problem, block));
   const Scaling scaling_a = {problem.scales.a, block.first_row, 1},
                 scaling_b = {problem.scales.b, block.first_column, 128};
@@ -256,18 +257,24 @@ __global__ void __launch_bounds__(threads) kernel(Problem problem) {
 
 }  // namespace plain
 
-int run(const Problem& problem, uintptr_t stream) {
-  int64_t batches = 1;
-  for (int i = 0; i < problem.batch_ndim; ++i) batches *= problem.batch_shape[i];
-  const auto blocks = [&](int64_t rows, int64_t columns) {
-    return batches * cuda::blocks_for(problem.m, rows) * cuda::blocks_for(problem.n, columns);
+// Rows and columns of a tile.
+struct Extent {
+  int rows, columns;
+};
+Extent tile_of(const Problem& problem) {
+  return problem.dtype == DType::float64 ? Extent{doubles::tile_rows, doubles::tile_columns}
+                                         : Extent{tensor::tile, tensor::tile};
+}
+
+int enqueue(const Problem& problem, TileRecord* records, uintptr_t stream) {
+  static_assert(tensor::tile == plain::tile, "as tile_of says");
+  const int64_t blocks = count_blocks(problem);
+  if (blocks == 0) return 0;  // no output: a launch of no blocks would be an error
+  const auto tensor_run = [&](void (*kernel)(Problem, TileRecord*)) {
+    return cuda::launch(kernel, blocks, tensor::threads, 0, stream, problem, records);
   };
-  if (blocks(1, 1) == 0) return 0;  // no output: a launch of no blocks would be an error
-  const auto tensor_run = [&](void (*kernel)(Problem)) {
-    return cuda::launch(kernel, blocks(tensor::tile, tensor::tile), tensor::threads, 0, stream, problem);
-  };
-  const auto plain_run = [&](void (*kernel)(Problem)) {
-    return cuda::launch(kernel, blocks(plain::tile, plain::tile), plain::threads, 0, stream, problem);
+  const auto plain_run = [&](void (*kernel)(Problem, TileRecord*)) {
+    return cuda::launch(kernel, blocks, plain::threads, 0, stream, problem, records);
   };
   switch (problem.dtype) {
     case DType::bfloat16:
@@ -281,8 +288,7 @@ int run(const Problem& problem, uintptr_t stream) {
       return problem.scales.along_k ? plain_run(plain::kernel<cuda::Float8E5m2>)
                                     : tensor_run(tensor::kernel<cuda::Float8E5m2, AnyFloat>);
     case DType::float64:
-      return cuda::launch(doubles::kernel, blocks(doubles::tile_rows, doubles::tile_columns), doubles::threads, 0,
-                          stream, problem);
+      return cuda::launch(doubles::kernel, blocks, doubles::threads, 0, stream, problem, records);
     case DType::float32:
       return plain_run(plain::kernel<float>);
     default:
@@ -290,7 +296,30 @@ int run(const Problem& problem, uintptr_t stream) {
   }
 }
 
+int run(const Problem& problem, uintptr_t stream) { return enqueue(problem, nullptr, stream); }
+
 }  // namespace
+
+int64_t count_blocks(const Problem& problem) {
+  const Extent tile = tile_of(problem);
+  return batch_size(problem) * cuda::blocks_for(problem.m, tile.rows) * cuda::blocks_for(problem.n, tile.columns);
+}
+
+int run_blocks_logged(const Problem& problem, TileRecord* records, uintptr_t stream) {
+  return enqueue(problem, records, stream);
+}
+
+int enqueue_row_sums(const Problem& problem, bool of_output, double* weights, double* told, uintptr_t stream) {
+  return sums::enqueue(problem, of_output, weights, told, stream);
+}
+
+int enqueue_row(const Problem& problem, int64_t row, double* told, uintptr_t stream) {
+  return sums::enqueue_row(problem, row, told, stream);
+}
+
+int enqueue_values(const Problem& problem, double* told, uintptr_t stream) {
+  return sums::enqueue_values(problem, told, stream);
+}
 
 extern const cuda::Variant<Problem> sm80;
 const cuda::Variant<Problem> sm80 = {"sm80", run};

@@ -3,7 +3,7 @@
 #include <type_traits>
 
 #include "core/cuda_kernel.h"
-#include "matmul/matmul.h"
+#include "matmul/tile_log.h"
 
 namespace pyhpc::matmul {
 namespace {
@@ -52,12 +52,9 @@ struct Block {
   int64_t first_row, first_column, a, b, out;  // the tile's origin; the batch's offsets
 };
 
-// Blocks are numbered column tile first, then row tile, then batch.
-__device__ inline Block block_of(const Problem& problem, int64_t tile_rows, int64_t tile_columns) {
-  const int64_t columns = cuda::blocks_for(problem.n, tile_columns), rows = cuda::blocks_for(problem.m, tile_rows);
-  int64_t index = blockIdx.x;
-  Block block = {index / columns % rows * tile_rows, index % columns * tile_columns, 0, 0, 0};
-  index /= columns * rows;
+// The tile at `first_row`, `first_column` of product `index` of the batch.
+__device__ inline Block block_at(const Problem& problem, int64_t index, int64_t first_row, int64_t first_column) {
+  Block block = {first_row, first_column, 0, 0, 0};
   for (int i = problem.batch_ndim - 1; i >= 0; --i) {
     const int64_t step = index % problem.batch_shape[i];
     index /= problem.batch_shape[i];
@@ -66,6 +63,23 @@ __device__ inline Block block_of(const Problem& problem, int64_t tile_rows, int6
     block.out += step * problem.out_batch[i];
   }
   return block;
+}
+
+// Blocks are numbered column tile first, then row tile, then batch. With `records`, the first thread tells who it is.
+__device__ inline Block block_of(const Problem& problem, int tile_rows, int tile_columns, TileRecord* records) {
+  const int64_t columns = cuda::blocks_for(problem.n, tile_columns), rows = cuda::blocks_for(problem.m, tile_rows);
+  const int64_t index = blockIdx.x, item = index / (columns * rows);
+  const int64_t row = index / columns % rows * tile_rows, column = index % columns * tile_columns;
+  if (records && threadIdx.x == 0)
+    records[index] = {cuda::multiprocessor_number(),
+                      0,
+                      0,
+                      0,
+                      static_cast<uint64_t>(row),
+                      static_cast<uint64_t>(column),
+                      static_cast<uint64_t>(item),
+                      static_cast<uint64_t>(tile_rows) << 32 | static_cast<uint64_t>(tile_columns)};
+  return block_at(problem, item, row, column);
 }
 
 template <class T>

@@ -54,9 +54,9 @@ __device__ __forceinline__ void multiply(double (&sums)[row_tiles][column_tiles]
   }
 }
 
-__global__ void __launch_bounds__(threads, 2) kernel(Problem problem) {
+__global__ void __launch_bounds__(threads, 2) kernel(Problem problem, TileRecord* records) {
   __shared__ double a_tiles[2][tile_rows][line], b_tiles[2][tile_columns][line];
-  const Block block = block_of(problem, tile_rows, tile_columns);
+  const Block block = block_of(problem, tile_rows, tile_columns, records);
   Source<tile_rows> a(rows_of_a<double>(problem, block));
   Source<tile_columns> b(columns_of_b<double>(problem, block));
   const int lane = threadIdx.x % cuda::warp_size, warp = threadIdx.x / cuda::warp_size;

@@ -7,9 +7,9 @@
 #include "core/cuda_tensor_map.h"
 #include "core/cuda_variant.h"
 #include "matmul/sm90_kernel.h"
-#include "matmul/sm90_log.h"
 #include "matmul/sm90_operand.h"
 #include "matmul/sm90_plan.h"
+#include "matmul/tile_log.h"
 
 namespace pyhpc::matmul {
 namespace {

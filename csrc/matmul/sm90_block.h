@@ -4,8 +4,8 @@
 #include "core/cuda_hopper.h"
 #include "core/cuda_wgmma.h"
 #include "matmul/matmul.h"
-#include "matmul/sm90_log.h"
 #include "matmul/sm90_tiles.h"
+#include "matmul/tile_log.h"
 
 namespace pyhpc::matmul {
 namespace {

@@ -10,6 +10,7 @@
 // unit roundoff of M and by half of its smallest number. Accumulating counts what out held as one more term. A row
 // whose sum is not finite cannot be judged, nor an infinite sum of out where M is not below the largest number of its
 // type, so that an element may rightly have overflowed. Integers must agree exactly modulo 2^32.
+// A GPU's tensor cores cut float sums off instead of rounding them, which doubles u; TF32 operands lose 13 bits each.
 #pragma once
 #include <cfloat>
 #include <cmath>
@@ -19,13 +20,19 @@
 
 namespace pyhpc::matmul {
 
+enum Rounding { rounds, cuts_off };
+
 struct Judge {
   const Problem& problem;
   bool exact;
   double u, eta, largest, last_rounding = 0;
 
-  explicit Judge(const Problem& problem)
-      : problem(problem), exact(problem.dtype == DType::int8), u(0x1p-24), eta(FLT_MIN), largest(FLT_MAX) {
+  explicit Judge(const Problem& problem, Rounding rounding = rounds)
+      : problem(problem),
+        exact(problem.dtype == DType::int8),
+        u(rounding == rounds ? 0x1p-24 : 0x1p-23),
+        eta(FLT_MIN),
+        largest(FLT_MAX) {
     if (problem.dtype == DType::float64) u = 0x1p-53, eta = DBL_MIN, largest = DBL_MAX;
     if (!problem.narrow) return;
     last_rounding = problem.dtype == DType::bfloat16 ? 0x1p-8 : 0x1p-11;
@@ -44,7 +51,7 @@ struct Judge {
     if (!std::isfinite(sum)) return true;
     if (!std::isfinite(found[0])) return !(magnitude < largest);
     const double roundings = k + (problem.dtype == DType::bfloat16 ? static_cast<double>(problem.k % 2) : 0);
-    const double sums = gamma(roundings, u), after = last_rounding * (1 + sums);
+    const double sums = gamma(roundings, u) + (problem.tf32 ? 0x1p-9 : 0), after = last_rounding * (1 + sums);
     const double smallest = last_rounding > 0 ? 0x1p-25 : 0;  // half of float16's; bfloat16's is smaller
     const double tolerance = (sums + after + 2 * own + 2 * gamma(n, 0x1p-53)) * magnitude + n * (k * eta + smallest);
     return std::fabs(found[0] - sum) <= tolerance || tolerance == INFINITY;

@@ -12,7 +12,7 @@ from pyhpc.errors import InvalidArgument
 from pyhpc.kernels.arrays import HOST, NAMES, Operand, describe, host_view, same_home, with_axis
 from pyhpc.kernels.data import DTYPES
 from pyhpc.kernels.kernel import Kernel
-from pyhpc.kernels.matmul_check import wrong_result
+from pyhpc.kernels.matmul_check import Product, wrong_result, wrong_result_on_gpu
 from pyhpc.kernels.matmul_packed import packed_operand
 from pyhpc.kernels.matmul_problem import RESULT_DTYPE, MatmulProblem
 from pyhpc.kernels.matmul_variants import peers, variants
@@ -52,8 +52,9 @@ def matmul(
             fault tolerance for matrix operations", 1984), within the proven rounding bound: an element that is wrong by
             more than the bound of its row's sum, γ_k Σ_j (|a| |b|)_ij, is found (int8: by anything), named and
             reported. Large products are summed from the caches while they are made (csrc/matmul/block_sums.h says what
-            that leaves out); small ones, batches and 16-bit results by one more pass over each array. Rows that hold
-            Inf or NaN are not judged. CPU only.
+            that leaves out); small ones, batches and 16-bit results, and all on a GPU, by one more pass over each
+            array. Rows that hold Inf or NaN are not judged. On a GPU the error also names the multiprocessor and its
+            tile; the call waits for the GPU, and float sums may err twice as much, as tensor cores cut off.
         precision: "tf32" permits a GPU to round float32 operands to TF32 (10 bits of fraction), which its tensor cores
             take at the speed of 16 bits halved: |error| ≤ 2^-9 (|a| |b|) more. Used on Hopper where both operands are
             contiguous along k; elsewhere, as with "float32", the default, nothing is rounded.
@@ -133,11 +134,14 @@ def _matmul(a: Operand, b: Operand, out: Any, call: _Call) -> Any:
 
 def _dispatch(a: Operand, b: Operand, out: Operand, call: _Call) -> None:
     if a.device != HOST:
-        for option, given in (("threads", call.threads is not None), ("check", call.check)):
-            if given:
-                raise InvalidArgument(f"{option} is for arrays on the CPU; leave it out for arrays on a GPU")
-        stream = a.library.stream(a)
-        cuda().matmul.run(a.array, b.array, out.array, call.accumulate, stream, call.name, tf32=call.tf32)
+        if call.threads is not None:
+            raise InvalidArgument("threads is for arrays on the CPU; leave it out for arrays on a GPU")
+        how = (call.accumulate, a.library.stream(a), call.name)
+        run = cuda().matmul.run_checked if call.check else cuda().matmul.run
+        told = run(a.array, b.array, out.array, *how, tf32=call.tf32)
+        if told is not None:
+            kind = Product(DTYPES[a.dtype], DTYPES[out.dtype], a.shape[-1], call.accumulate, True, call.tf32)
+            raise wrong_result_on_gpu(told, out.shape, kind)
     elif call.check:
         _checked((host_view(a), host_view(b), host_view(out)), call)
     elif call.name == "numba":
@@ -233,5 +237,7 @@ KERNEL = Kernel(
         MatmulProblem(13, 35, 100, "int8", batch=2, transpose_b=True, pattern="ill-scaled"),
         MatmulProblem(300, 200, 700, "float32", pattern="uniform", seed=7),
         MatmulProblem(20, 20, 20, "float32", pattern="zeros"),
+        MatmulProblem(70, 33, 129, "float32", checked=True),
+        MatmulProblem(9, 40, 70, "int8", batch=2, checked=True),
     ),
 )

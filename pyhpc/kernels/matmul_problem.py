@@ -70,6 +70,7 @@ class MatmulProblem(Problem):
     """C = A B with A (batch, m, k) and B (batch, k, n).
 
     `transpose_a`, `transpose_b` store the operand transposed (A column by column); `inputs` gives the m × k view of it.
+    `checked`: every execution proves itself by row checksums, as `matmul(..., check=True)`, and is timed with them.
 
     Raises:
         ValueError: a size below 1, an unknown dtype or pattern, an int8 depth whose sums overflow int32.
@@ -85,6 +86,7 @@ class MatmulProblem(Problem):
     transpose_b: bool = False
     pattern: str = "normal"
     seed: int = 0
+    checked: bool = False
 
     def __post_init__(self) -> None:
         require_sizes({"m": self.m, "n": self.n, "k": self.k, "batch": self.batch})
@@ -110,6 +112,8 @@ class MatmulProblem(Problem):
             parts.append(self.pattern)
         if self.seed:
             parts.append(f"seed {self.seed}")
+        if self.checked:
+            parts.append("checked")
         return " ".join(parts)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from pyhpc.errors import Unsupported
 from pyhpc.kernels.blas_peers import blas_peers
 from pyhpc.kernels.data import DTYPES
 from pyhpc.kernels.kernel import Arrays, Variant
+from pyhpc.kernels.matmul_check import Product, wrong_result, wrong_result_on_gpu
 from pyhpc.kernels.matmul_problem import RESULT_DTYPE, MatmulProblem
 from pyhpc.kernels.numba_tools import numba_cuda_absence
 from pyhpc.kernels.torch_tools import tensor, torch_absence, use_threads
@@ -19,7 +21,20 @@ from pyhpc.native import cpu, cuda
 
 
 def _run_cpu(problem: MatmulProblem, arrays: Arrays, out: np.ndarray, threads: int, name: str) -> None:
-    cpu().matmul.run(arrays["a"], arrays["b"], out, False, threads, name)
+    product = (arrays["a"], arrays["b"], out)
+    if not problem.checked:
+        cpu().matmul.run(*product, False, threads, name)
+    elif (row := cpu().matmul.run_checked(*product, False, threads, name)) >= 0:
+        raise wrong_result(product, None, row)
+
+
+def _without_checksums(variant: Variant) -> Variant:
+    """`variant`, which refuses checked products."""
+
+    def reject(problem: MatmulProblem) -> str | None:
+        return variant.reject(problem) or ("it computes no checksums" if problem.checked else None)
+
+    return replace(variant, reject=reject)
 
 
 def _reject_packed(problem: MatmulProblem) -> str | None:
@@ -35,7 +50,12 @@ def _run_packed(problem: MatmulProblem, arrays: dict[str, Any], out: np.ndarray,
 
 
 def _run_cuda(problem: MatmulProblem, arrays: Any, out: Any, stream: int, name: str) -> None:
-    cuda().matmul.run(arrays["a"], arrays["b"], out, False, stream, name)
+    product = (arrays["a"], arrays["b"], out)
+    if not problem.checked:
+        cuda().matmul.run(*product, False, stream, name)
+    elif (told := cuda().matmul.run_checked(*product, False, stream, name)) is not None:
+        kind = Product(DTYPES[problem.dtype], DTYPES[RESULT_DTYPE[problem.dtype]], problem.k, False, on_gpu=True)
+        raise wrong_result_on_gpu(told, out.shape, kind)
 
 
 def _run_numba(problem: MatmulProblem, arrays: Arrays, out: np.ndarray, threads: int) -> None:
@@ -59,10 +79,10 @@ def variants() -> tuple[Variant, ...]:
     """Best first."""
     return (
         *native_variants("matmul", _run_cpu),
-        Variant("numba", "cpu", lambda problem: None, _run_numba),
-        Variant("packed", "cpu", _reject_packed, _run_packed, prepare=_prepare_packed),
+        _without_checksums(Variant("numba", "cpu", lambda problem: None, _run_numba)),
+        _without_checksums(Variant("packed", "cpu", _reject_packed, _run_packed, prepare=_prepare_packed)),
         *cuda_native_variants("matmul", _run_cuda),
-        Variant("numba-cuda", "cuda", _reject_numba_cuda, _run_numba_cuda, status="compiled only"),
+        _without_checksums(Variant("numba-cuda", "cuda", _reject_numba_cuda, _run_numba_cuda, status="compiled only")),
     )
 
 
@@ -149,7 +169,7 @@ def peers() -> tuple[Variant, ...]:
     """NumPy (its BLAS), PyTorch (MKL, oneDNN), PyTorch with weights packed beforehand as its compiler does for a frozen
     model, and the BLAS libraries; `torch` and `torch-packed` return 16-bit products in 16 bits.
     """
-    return (
+    known = (
         Variant("numpy", "cpu", _reject_numpy, _run_numpy),
         Variant("torch", "cpu", _reject_torch, _run_torch, prepare=_prepare_torch, output=_torch_output),
         Variant(
@@ -163,3 +183,4 @@ def peers() -> tuple[Variant, ...]:
         ),
         *blas_peers(),
     )
+    return tuple(map(_without_checksums, known))

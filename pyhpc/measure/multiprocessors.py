@@ -1,4 +1,4 @@
-"""What a GPU's multiprocessors did during one product, from the records its tiles wrote (csrc/matmul/sm90_log.h).
+"""What a GPU's multiprocessors did during one product, from the records its tiles wrote (csrc/matmul/tile_log.h).
 
     log = records(words)                  # words: uint64 (tiles, 8), as _cuda.matmul.run_logged fills it
     clock_hertz(log)                      # multiprocessor → its own clock during the product

@@ -1,6 +1,6 @@
 """Whether every tile of a logged GPU product is right, from the sums of its lines that the kernel wrote.
 
-    s_i = Σ_j c_ij over the columns j of a tile            (csrc/matmul/sm90_log.h, before rounding and storing)
+    s_i = Σ_j c_ij over the columns j of a tile            (csrc/matmul/tile_log.h, before rounding and storing)
     must be Σ_p a_ip (Σ_j b_pj)                            (Huang and Abraham, "Algorithm-based fault tolerance for
                                                             matrix operations", 1984)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -15,7 +16,10 @@ from pyhpc import comm
 from pyhpc.acceptance import planner
 from pyhpc.acceptance.config import bundled, load
 from pyhpc.acceptance.proof import examine
+from pyhpc.acceptance.workloads.kernel import refuted
+from pyhpc.kernels.kernel import Check
 from pyhpc.machine import probe
+from pyhpc.measure.measurement import Verification
 
 STAND_IN = Path(__file__).parents[1] / "cuda_stand_in"
 SUITE = """
@@ -137,6 +141,42 @@ def test_a_gpu_that_stops_computing_is_found_by_the_poison_in_its_memory(tmp_pat
     assert record["verification"]["wrong_samples"] == record["verification"]["samples"] == 6
 
 
+def test_a_checked_product_that_finds_itself_wrong_rejects_the_gpu_and_names_its_multiprocessor(tmp_path):
+    suite = SUITE.replace("k = 17", "k = 17, checked = true")
+    done, report = accept(tmp_path, "gpus=1 wrong=3", suite)
+    assert done.returncode == 1, done.stdout + done.stderr
+    right, wrong = (m for m in reversed(report["measurements"]))
+    assert (right["case"], right["verification"]["wrong_samples"]) == ("bfloat16 33x65x17 checked sm80", 0)
+    assert wrong["verification"]["first_wrong"].startswith("rank 0 on ")
+    (reason,) = (v["reason"] for v in report["verdicts"] if v["outcome"] == "fail")
+    assert "cuda:0 NVIDIA Stand-in GPU-00000: out[0, 1] is " in reason
+    assert "multiprocessor 7, which computed the tile [0:33, 0:65], or the memory gave a wrong value" in reason
+
+
+def test_a_first_result_that_is_wrong_without_measure_is_recorded_all_the_same():
+    found = refuted(Check(1, 1, math.inf, "operations counted", "it counted none"), "rank 3")
+    assert (found.wrong_samples, found.first_wrong) == (1, "rank 3: it counted none")
+    assert Verification.model_validate_json(found.model_dump_json()) == found
+
+
+CALL = """
+import numpy as np
+import pyhpc
+from pyhpc.device import to_device, to_host
+a, b, out = (to_device(np.ones(shape, np.float32)) for shape in ((40, 8), (8, 200), (40, 200)))
+for _ in range(2):
+    pyhpc.matmul(a, b, out=out, check=True, variant="sm80")
+    print(to_host(out)[0, 1])
+"""
+
+
+def test_a_checked_call_on_a_gpu_returns_or_raises_what_is_wrong(tmp_path):
+    done = python(tmp_path, "gpus=1 wrong=2", "-c", CALL)
+    assert done.stdout.split() == ["8.0"]
+    assert "WrongResult: out[0, 1] is 1008.0, but 8.0 ± " in done.stderr
+    assert "multiprocessor 7, which computed the tile [0:40, 0:128]" in done.stderr
+
+
 def test_a_gpu_that_is_wrong_from_the_start_is_not_timed(tmp_path):
     done, report = accept(tmp_path, "gpus=1 flip=0", SUITE.replace('["float32", "bfloat16"]', '"int8"'))
     assert done.returncode == 1, done.stdout + done.stderr
@@ -168,6 +208,7 @@ PLANS = """
 from pyhpc.acceptance.config import load
 from pyhpc.acceptance.planner import make_plan
 from pyhpc.machine import probe
+from pyhpc.measure.measurement import Verification
 machine = probe()
 for name in {}:
     print(make_plan(load(name), machine, "mpiexec"))

@@ -2,7 +2,8 @@
 
 The environment variable PYHPC_STAND_IN holds words: `gpus=2` how many there are (0: none is visible), `flip=5` the
 copy to the host before which one bit of the memory flips, `lazy=9` after how many executions nothing is computed any
-more, `hang=7` the execution that never ends, `bytes=100` the largest piece of memory to be had.
+more, `hang=7` the execution that never ends, `bytes=100` the largest piece of memory to be had, `wrong=4` the checked
+execution whose element (0, 1) is wrong.
 """
 
 import ctypes
@@ -15,7 +16,7 @@ import numpy as np
 
 from pyhpc.errors import DeviceError
 
-WORDS = {"gpus": 1, "flip": -1, "lazy": 1 << 30, "hang": -1, "bytes": 1 << 30}
+WORDS = {"gpus": 1, "flip": -1, "lazy": 1 << 30, "hang": -1, "wrong": -1, "bytes": 1 << 30}
 WORDS |= {name: int(value) for name, value in (word.split("=") for word in os.environ["PYHPC_STAND_IN"].split())}
 
 _queue = []
@@ -123,6 +124,17 @@ def _enqueue(a, b, out, accumulate, stream, variant, operands="", scale_a=None, 
     _queue.append(lambda: _multiply(operand(a, scale_a), operand(b, scale_b), _array(out)))
 
 
+def _checked(a, b, out, accumulate, stream, variant, tf32=False):
+    _enqueue(a, b, out, accumulate, stream, variant, tf32=tf32)
+    _wait()
+    if _executions != WORDS["wrong"]:
+        return None
+    left, right, result = (_array(x).astype(np.float64) for x in (a, b, out))
+    _array(out)[0, 1] += 1000
+    again = np.stack([left[0] @ right, np.abs(left[0]) @ np.abs(right), _array(out)[0].astype(np.float64)], axis=1)
+    return 0, again, np.zeros((result.shape[1], 1)), [(7, 0, 0, 128, 128), (9, 0, 128, 128, 128)]
+
+
 def _stream(op, a, b, c):
     if op == "read":
         return c.__setitem__(..., a.reshape(len(c), -1).sum(axis=1))
@@ -142,4 +154,4 @@ def _enqueue_count(dtype, blocks, out, stream, variant):
 attention = SimpleNamespace(variants=lambda: [("sm80", "")])  # can be planned, not run
 peak = SimpleNamespace(run=_enqueue_count, variants=lambda: [("sm80", "")])
 memory = SimpleNamespace(run=_enqueue_stream, variants=lambda: [("sm80", "")])
-matmul = SimpleNamespace(run=_enqueue, variants=lambda: [("sm80", "")])
+matmul = SimpleNamespace(run=_enqueue, run_checked=_checked, variants=lambda: [("sm80", "")])

@@ -11,6 +11,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from pyhpc.kernels.matmul_check import Product, wrong_result_on_gpu
+
 ROOT = Path(__file__).parents[2]
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = {  # in the order of DType, core/array.h
@@ -114,6 +116,53 @@ def test_matmul_is_the_exact_product_within_rounding_for_shapes_around_the_tiles
     m, n, k = shape
     out = np.full((m, n), 77, PRODUCTS[dtype])
     check_product(emulated, random((m, k), dtype), random((k, n), dtype, 8), out, dtype)
+
+
+def checked(emulated, a, b, out, accumulate=False, spoil=lambda: None):
+    """The error that matmul(a, b, check=True) would raise on a GPU, or None; `spoil` changes out when it is made."""
+    n, old = out.shape[-1], out.copy()
+    again, before, told = np.full((n, 3), np.nan), np.full((n, 1), np.nan), np.full(5000, -9)
+
+    def made():
+        spoil()
+
+    emulated("checked_matmul", a, b, out, accumulate, ctypes.CFUNCTYPE(None)(made), again, before, told)
+    if told[0] < 0:
+        return None
+    tiles = told[2 : 2 + 5 * told[1]].reshape(-1, 5).tolist()
+    product = Product(a.dtype, out.dtype, a.shape[-1], accumulate, on_gpu=True)
+    return wrong_result_on_gpu((int(told[0]), again, before, tiles), old.shape, product)
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("out_dtype", [*PRODUCTS.items(), ("bfloat16", "bfloat16"), ("float16", "float16")])
+def test_a_checked_product_passes_and_a_wrong_element_is_named_with_its_tile(emulated, out_dtype, accumulate):
+    dtype, result = out_dtype
+    change = 40  # beyond what rounding to 16 bits can do to the sum of a row
+    a, b = random((2, 150, 40), dtype)[:, ::-1], random((40, 130), dtype, 8).T.copy().T
+    out = np.full((2, 130, 150), 3, DTYPES[result]).swapaxes(1, 2)
+    assert checked(emulated, a, b, out, accumulate) is None
+    right = out[1, 141, 5].item()
+
+    def spoil():
+        out[1, 141, 5] = np.array(right + change).astype(out.dtype)
+
+    out[...] = 3
+    error = checked(emulated, a, b, out, accumulate, spoil)
+    assert (error.index, error.found) == ((1, 141, 5), out[1, 141, 5].item())
+    assert abs(error.expected - right) <= error.tolerance < change
+    columns = 64 if dtype == "float64" else 128  # of a tile
+    assert error.tile == (slice(128, 150), slice(0, columns))
+    block = (1 * 2 + 1) * -(-130 // columns)
+    assert error.multiprocessors == (block % 4,)
+    assert f"multiprocessor {block % 4}, which computed the tile [128:150, 0:{columns}], or the memory" in str(error)
+
+
+def test_a_checked_product_without_elements_or_without_k_has_nothing_wrong(emulated):
+    for m, n, k in ((0, 3, 2), (3, 0, 2), (5, 4, 0)):
+        a, b, out = np.zeros((m, k), np.float32), np.zeros((k, n), np.float32), np.full((m, n), np.nan, np.float32)
+        assert checked(emulated, a, b, out) is None
+        assert not out.any()
 
 
 @pytest.mark.parametrize("accumulate", [False, True])

@@ -1,4 +1,4 @@
-// What sm90.cu can write down of each tile: on which multiprocessor it was computed, and when, and checksums.
+// What a kernel can write down of each tile: on which multiprocessor it was computed; sm90.cu also when, and checksums.
 // A wrong tile names its multiprocessor (pyhpc/measure/multiprocessors.py, tile_checksums.py); cycles per nanosecond
 // are that multiprocessor's clock under load.
 #pragma once
@@ -30,11 +30,16 @@ struct TileLog {
   TileSums* sums;
 };
 
-// The number of records that run_logged writes for a problem, 0 if it refuses it, on the current GPU.
+// The number of records that sm90's run_logged writes for a problem, 0 if it refuses it, on the current GPU.
 int64_t count_records(const Problem& problem);
 
 // As the variant's run, and writes the records, and the sums where no scales change along k. The batch has one
 // dimension or none. Returns a cudaError_t.
 int run_logged(const Problem& problem, const TileLog& log, uintptr_t stream);
+
+// The same of sm80, for any problem; a record holds the place and the multiprocessor alone. The batch is counted as
+// one.
+int64_t count_blocks(const Problem& problem);
+int run_blocks_logged(const Problem& problem, TileRecord* records, uintptr_t stream);
 
 }  // namespace pyhpc::matmul
