@@ -52,18 +52,17 @@ def open_mpi(tmp_path_factory):
     return found
 
 
-@pytest.fixture(scope="session", params=["installed", "open_mpi"])
-def mpi(request):
+@pytest.fixture(params=["installed", "open_mpi"])
+def mpi(request, monkeypatch):
     """Ranks that a test starts run on the MPI that is installed, and on Open MPI."""
     if request.param == "installed" and comm.mpiexec() is None:
         pytest.skip(f"there is no mpiexec: {comm.INSTALL}")
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "open_mpi":
-            patch.setenv("MPI4PY_LIBMPI", str(request.getfixturevalue("open_mpi")))
-        yield request.param
+    if request.param == "open_mpi":
+        monkeypatch.setenv("MPI4PY_LIBMPI", str(request.getfixturevalue("open_mpi")))
+    return request.param
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def start(mpi, start_ranks):
     """`start_ranks`, on the MPI that is installed and on Open MPI."""
     return start_ranks

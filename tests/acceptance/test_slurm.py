@@ -252,7 +252,6 @@ def cluster():
         (folder / "slurm.conf").write_text(configuration)
         for name in [name for name in os.environ if name.startswith("SLURM")]:
             patch.delenv(name)
-        patch.delenv("MPI4PY_LIBMPI", raising=False)  # of a fixture that lives longer
         patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
         files = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
         options = [f"--{option}={folder / 'munge' / file}" for option, file in files.items()]

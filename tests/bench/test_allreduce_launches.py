@@ -122,8 +122,7 @@ def test_ranks_that_end_without_figures_are_an_error_with_their_last_words(monke
 
 
 @pytest.mark.skipif(comm.mpiexec() is None, reason="there is no mpiexec")
-def test_the_command_compares_two_mpis_and_writes_every_launch_as_json(tmp_path, open_mpi, monkeypatch):
-    monkeypatch.delenv("MPI4PY_LIBMPI", raising=False)  # of a fixture that lives longer
+def test_the_command_compares_two_mpis_and_writes_every_launch_as_json(tmp_path, open_mpi):
     sweep = ["-b", "8", "-e", "8", "--cache", "cold", "--iters", "2", "--warmup_iters", "1"]
     words = ["--launches", "1", "--ranks", "2", "--thread-level", "single"]
     words += ["--mpi", f"{comm.libraries()[0]},{open_mpi}", "--json", str(tmp_path / "found.json")]

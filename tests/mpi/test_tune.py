@@ -26,6 +26,7 @@ def test_what_was_found_is_in_effect_once_the_environment_names_the_file(world, 
         return
     # Where other processes have the cores now and then, the same cores may seem near once and far the next time.
     monkeypatch.setattr(Engine, "_ping_pong", lambda engine, bounces: 60e-9)
+    monkeypatch.setattr(allreduce_plan.engine(comm.channel(world)), "line_latency_seconds", 60e-9)
     file = tmp_path / "rule.json" if world.rank == 0 else tmp_path / "unused"
     assert tune_allreduce(file, 8 << 10, 1) == 0
     world.Barrier()
