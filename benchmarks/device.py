@@ -2,14 +2,15 @@
 """One run that settles what the CUDA kernels do on this GPU: builds, checks, times against PyTorch, a short table last.
 
     python benchmarks/device.py                      # everything, nine minutes at most; from a source tree or installed
-    python benchmarks/device.py --only check,memory  # parts: build, check, sanitize, checked, plans, time, memory
+    python benchmarks/device.py --only check,memory  # parts: build, check, sanitize, checked, plans, time, memory, peak
     python benchmarks/device.py --row 8192           # only rows with this in their names
     python benchmarks/device.py --record FILE        # put a run's results into the status table (pyhpc list --status)
 
 Needs no network. A row is one check or one comparison. The rows of a part run in a child process (device_child.py) that
 answers line by line; a row that hangs or crashes costs itself alone: another child goes on with the next row.
 
-check     fresh random operands, poisoned output, float64 reference; odd shapes, all transposes, every tile
+check     fresh random operands, poisoned output, float64 reference; odd shapes, all transposes, every tile; the sums of
+          all rows, as matmul(check=True) takes them, find nothing wrong
 sanitize  some of them under compute-sanitizer (memcheck, racecheck), where there is one
 checked   products whose tiles write checksums: what that costs, and that no tile is wrong
 plans     every candidate of sm90's cost model, timed: is the chosen one the fastest?
@@ -17,6 +18,7 @@ time      burst: after idling, caches evicted, 10 launches. settled: back to bac
           Contestants in turn, in both orders; some rows of the first result are checked against float64, the last of
           each turn must equal it bit for bit. Clock, power, temperature, throttle reasons by NVML, while it runs
 memory    read, copy, triad, fill of arrays far larger than the L2, beside PyTorch's copy
+peak      the arithmetic ceiling of every type; the values count every operation
 
 Exit status: 0 all is right, 1 something is wrong or failed, 3 nothing could run here.
 """
@@ -40,7 +42,7 @@ from typing import Any
 
 from device_child import BUILD, ROOT, find_package
 
-PARTS = ("build", "check", "sanitize", "checked", "plans", "time", "memory")
+PARTS = ("build", "check", "sanitize", "checked", "plans", "time", "memory", "peak")
 TOTAL_SECONDS, BUILD_SECONDS, SANITIZE_SECONDS = 540, 240, 60
 START_SECONDS = 60  # of a child's first row: loading PyTorch and creating a context
 FLOPS_PER_CLOCK = 8192  # of a Hopper multiprocessor's tensor cores, 8-bit operands; wider ones in proportion
@@ -155,6 +157,14 @@ def memory_rows(scale: int) -> Iterator[Row]:
     """Arrays of 1 GiB."""
     for operation in ("read", "copy", "triad", "fill"):
         yield {"kind": "memory", "name": operation, "operation": operation, "elements": (1 << 27) // scale**2}
+
+
+def peak_rows(scale: int) -> Iterator[Row]:
+    """Every type."""
+    from pyhpc.kernels.peak import DTYPES
+
+    for dtype in DTYPES:
+        yield {"kind": "peak", "name": dtype, "scale": scale}
 
 
 # ---- running it ----
@@ -307,7 +317,7 @@ def contestant_line(row: Row, name: str) -> str:
             words.append(f"{regime} {amount / seconds / 1e12:8.4g} {unit} ±{spread:4.0%}{ratio}")
     if "clock_hertz" in values:
         words.append(f"{values['clock_hertz'] / 1e6:.0f} MHz")
-        if "flops" in row and name == "sm90" and "multiprocessors" in row:
+        if row["kind"] == "time" and name == "sm90" and "multiprocessors" in row:
             per_clock = FLOPS_PER_CLOCK / BYTES.get(row["dtype"], 1) * row["multiprocessors"]
             pipe = amount / values["settled"]["seconds"] / (per_clock * values["clock_hertz"])
             words.append(f"pipe {pipe:.0%}")
@@ -340,7 +350,7 @@ def recorded(results: Row) -> list[Any]:
             amount, unit = (row["flops"], "TFLOP/s") if "flops" in row else (row["bytes"], "TB/s")
             rate, peer = amount / values["settled"]["seconds"] / 1e12, row["times"].get("torch")
             against = f", {peer['settled']['seconds'] / values['settled']['seconds']:.2f} of torch" if peer else ""
-            kernel = "matmul" if "flops" in row else "memory"
+            kernel = "matmul" if row["kind"] == "time" else row["kind"]
             found.append(
                 Run(kernel, name, results["gpu"], results["date"], row["name"], f"{rate:.4g} {unit} settled{against}")
             )
@@ -366,7 +376,7 @@ def parse() -> argparse.Namespace:
 def run_parts(options: argparse.Namespace, deadline: float) -> Iterator[Row]:
     """Every row of the chosen parts, answered."""
     wanted = {"check": check_rows, "checked": checked_rows, "plans": plan_rows}
-    wanted |= {"time": time_rows, "memory": memory_rows}
+    wanted |= {"time": time_rows, "memory": memory_rows, "peak": peak_rows}
     for part in (part for part in PARTS[1:] if part in options.only):
         rows = [row for row in wanted.get(part, check_rows)(options.scale) if options.row in row["name"]]
         yield from sanitize(rows, deadline) if part == "sanitize" else run_rows(rows, options.row_seconds, deadline)

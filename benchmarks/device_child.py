@@ -29,10 +29,14 @@ def check(row: dict[str, Any]) -> dict[str, Any]:
     usable = [name for name, refusal in cuda_module().matmul.variants() if not refusal]
     if row.get("variant", usable[0]) not in usable:
         return {"absent": f"{row['variant']} cannot run here"}
-    products = Products(row)
+    products, variant = Products(row), row.get("variant", usable[0] if len(usable) == 1 else "")
     poison(products.out)
-    products.enqueue(row.get("variant", usable[0] if len(usable) == 1 else ""))
+    products.enqueue(variant)
     wrong = products.wrong(fetch(products.out), np.arange(row["m"]))
+    if not wrong and not products.kind["operands"]:
+        arrays = (*products.on_gpu, products.out)
+        told = cuda_module().matmul.run_checked(*arrays, variant=variant, tf32=products.kind["tf32"])
+        wrong = "" if told is None else f"its checksums find row {told[0]} wrong, computed in {told[3]}"
     return {"wrong": wrong} if wrong else {"right": True}
 
 
@@ -231,7 +235,26 @@ def memory(row: dict[str, Any]) -> dict[str, Any]:
     return {"bytes": moved, "times": found}
 
 
-HANDLERS = {"check": check, "time": time_row, "plans": plans, "memory": memory, "checked": checked}
+def peak(row: dict[str, Any]) -> dict[str, Any]:
+    from pyhpc.kernels.peak import BLOCK_OPERATIONS, KERNEL, on_gpu
+    from pyhpc.measure.clock import device_clock
+
+    whole, clock = on_gpu(row["name"]), device_clock()
+    blocks = -(-whole.blocks // row["scale"] ** 2)
+    out = place(np.zeros((1, 1), np.int64), False, 1)._replace(shape=(1,), strides=(8,))
+    found: dict[str, Any] = {}
+    for variant in (v for v in KERNEL.variants() if v.device == "cuda" and v.reject(whole) is None):
+        watch = Watch()
+        call = lambda name=variant.name: cuda_module().peak.run(row["name"], blocks, out, 0, name)  # noqa: E731
+        found[variant.name] = {"settled": summary(settled(call, clock, 1.0))} | watch.stop()
+        if (counted := int(fetch(out)[0])) != blocks * BLOCK_OPERATIONS:
+            return {
+                "wrong": f"{variant.name}: the values counted {counted} operations, not {blocks * BLOCK_OPERATIONS}"
+            }
+    return {"flops": blocks * BLOCK_OPERATIONS, "times": found} if found else {"absent": "no variant takes it here"}
+
+
+HANDLERS = {"peak": peak, "check": check, "time": time_row, "plans": plans, "memory": memory, "checked": checked}
 
 
 class Built:

@@ -68,6 +68,21 @@ def test_memory_is_timed_and_its_contents_are_looked_at(tmp_path, operation):
     assert "TB/s" in done.stdout
 
 
+def test_the_ceilings_are_timed_and_their_operations_counted(tmp_path):
+    done = run(tmp_path, "--only", "peak", "--row", "float")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {row["name"]: row for row in rows_of(tmp_path)}
+    assert rows.pop("float8_e4m3fn")["absent"] == "no variant takes it here"
+    assert set(rows) == {"float64", "float32", "bfloat16", "float16"}
+    assert all(row["times"]["sm80"]["settled"]["seconds"] > 0 for row in rows.values())
+
+
+def test_a_right_product_whose_checksums_complain_is_told(tmp_path):
+    done = run(tmp_path, "--only", "check", "--row", "float32 129x127x257", stand_in="gpus=1 wrong=2")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "its checksums find row 0 wrong, computed in [(7, 0, 0, 128, 128)" in done.stdout
+
+
 def test_a_wrong_scale_is_told(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     products = importlib.import_module("device_products")
@@ -107,11 +122,11 @@ def test_a_timed_result_that_differs_from_the_verified_one_is_told(tmp_path):
 
 def test_a_row_that_hangs_costs_itself_alone(tmp_path):
     words = ("--only", "check", "--row", "float", "--row-seconds", "2")
-    done = run(tmp_path, *words, "--seconds", "60", stand_in="gpus=1 hang=3")
+    done = run(tmp_path, *words, "--seconds", "60", stand_in="gpus=1 hang=5")
     assert done.returncode == 1, done.stdout + done.stderr
     rows = [row for row in rows_of(tmp_path) if "absent" not in row]
     errors = [row["error"] for row in rows if "error" in row]
-    # The third product of each child hangs: two rows are right, one is killed, and so on.
+    # The third row of each child hangs: a row makes two products, one of them for its checksums.
     assert errors
     assert set(errors) == {"no answer in 2 s: killed"}
     assert [bool(row.get("error")) for row in rows[:6]] == [False, False, True, False, False, True]

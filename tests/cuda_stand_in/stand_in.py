@@ -124,7 +124,7 @@ def _enqueue(a, b, out, accumulate, stream, variant, operands="", scale_a=None, 
     _queue.append(lambda: _multiply(operand(a, scale_a), operand(b, scale_b), _array(out)))
 
 
-def _checked(a, b, out, accumulate, stream, variant, tf32=False):
+def _checked(a, b, out, accumulate=False, stream=0, variant="", tf32=False):
     _enqueue(a, b, out, accumulate, stream, variant, tf32=tf32)
     _wait()
     if _executions != WORDS["wrong"]:
