@@ -204,9 +204,9 @@ def shipped() -> Table:
             Played(2, 0, "recursive_doubling"),
             Played(2, 64 << 10, "direct"),
             Played(3, 0, None),
-            # Fewer steps, as each costs a change of the core's process: 8 ranks on those two cores.
-            Played(8, 0, "recursive_multiplying", True),
-            Played(8, 2 << 10, "halving_doubling", True),
+            # Fewer steps, as each costs a change of the core's process: 3, 4 and 8 ranks on those two cores.
+            Played(3, 0, "recursive_multiplying", True),
+            Played(3, 32 << 10, "halving_doubling", True),
         ),
     )
 
