@@ -6,7 +6,7 @@
 namespace pyhpc::allreduce {
 namespace {
 
-struct Target {
+struct Target : Padded<Vector<uint32_t, 32>> {
   static constexpr int bytes = 32;
   using Raw = Vector<uint32_t, bytes>;
   static void stream(void* to, Raw value) {

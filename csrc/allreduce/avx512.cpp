@@ -18,6 +18,14 @@ struct Target {
     _mm512_stream_si512(static_cast<__m512i*>(to), reinterpret_cast<__m512i>(value));
   }
   static void fence() { _mm_sfence(); }
+  // By way of the stack each would wait until the bytes stored there can be loaded as a vector.
+  static __mmask64 mask(int64_t bytes) { return ~__mmask64{0} >> (64 - bytes); }  // of 1 … 64
+  static Raw load_part(const char* from, int64_t bytes) {
+    return reinterpret_cast<Raw>(_mm512_maskz_loadu_epi8(mask(bytes), from));
+  }
+  static void store_part(char* to, Raw value, int64_t bytes) {
+    _mm512_mask_storeu_epi8(to, mask(bytes), reinterpret_cast<__m512i>(value));
+  }
 
   template <class Combine, int half>
   static __m256i float16_half(__m512i a, __m512i b) {

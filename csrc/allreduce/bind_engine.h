@@ -4,13 +4,13 @@
 #include <structmember.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstddef>
 #include <map>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "allreduce/check.h"
@@ -27,7 +27,7 @@ constexpr int64_t least_released_bytes = 16 << 10;
 
 struct EngineOwner {
   std::unique_ptr<Engine> engine;
-  std::atomic<bool> busy{false};
+  bool busy = false;                                          // read and written under Python's lock
   uint64_t token = 0;                                         // others try to read it in this process's memory
   std::map<int64_t, std::shared_ptr<SharedMemory>> memories;  // of the engine's areas
 };
@@ -46,7 +46,8 @@ inline void attend() {
 struct PlanObject {
   PyObject_HEAD vectorcallfunc call;
   Plan* plan;
-  PyObject* owner;  // EngineOwner
+  PyObject* owner;      // keeps the engine
+  EngineOwner* engine;  // the same
   PyObject* dtype;
   bool far;
 };
@@ -55,7 +56,7 @@ struct PlanObject {
 class Busy {
  public:
   explicit Busy(EngineOwner& owner) : owner_(owner) {
-    require(!owner.busy.exchange(true), "this all-reduce engine is at work in another thread");
+    require(!std::exchange(owner.busy, true), "this all-reduce engine is at work in another thread");
   }
   ~Busy() { owner_.busy = false; }
 
@@ -91,7 +92,7 @@ inline void keep_for_ever(const PlanObject& self, PyObject* x, PyObject* out) {
 }
 
 inline void play(PlanObject& self, PyObject* x, PyObject* out) {
-  EngineOwner& owner = *py::handle(self.owner).cast<EngineOwner*>();
+  EngineOwner& owner = *self.engine;
   Engine& engine = *owner.engine;
   const char* from = memory_of(x, self, "x", false);
   char* to = memory_of(out, self, "out", true);
@@ -180,7 +181,8 @@ inline void add_round(Program& program, const std::vector<PyAction>& actions, in
 inline py::object make_plan(py::object owner, const std::vector<std::vector<PyAction>>& rounds,
                             const std::vector<PyAction>& windows, const Choice& choice, py::object dtype,
                             const std::string& type, const std::string& op, int64_t bytes, uint32_t signature) {
-  const Engine& engine = *owner.cast<EngineOwner*>()->engine;
+  EngineOwner* const engine_owner = owner.cast<EngineOwner*>();
+  const Engine& engine = *engine_owner->engine;
   auto plan = std::make_unique<Plan>();
   for (const auto& actions : rounds) add_round(plan->program, actions, choice.step_bytes);
   add_round(plan->windows, windows, window_piece_bytes);
@@ -199,7 +201,7 @@ inline py::object make_plan(py::object owner, const std::vector<std::vector<PyAc
   PlanObject* self = PyObject_New(PlanObject, plan_type());
   if (!self) throw py::error_already_set();
   self->call = plan_call, self->plan = plan.release(), self->far = far;
-  self->owner = owner.release().ptr(), self->dtype = dtype.release().ptr();
+  self->owner = owner.release().ptr(), self->engine = engine_owner, self->dtype = dtype.release().ptr();
   return py::reinterpret_steal<py::object>(reinterpret_cast<PyObject*>(self));
 }
 

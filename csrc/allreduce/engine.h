@@ -257,10 +257,9 @@ class Engine {
   // Throws where there is nothing to wait for, or the time is up.
   void give_up(int other, const char* purpose, double seconds) {
     const Culprit culprit = this->culprit(other);
-    const bool late = seconds > timeout_seconds;
-    // What a rank wrote just before it ended may have come since this one looked: it is suspected first.
+    // What a rank wrote just before it ended may have come since this one looked: it is suspected first, however late.
     const bool lost = culprit.ended && std::exchange(suspect_, culprit.rank) == culprit.rank;
-    if (!late && !lost) return;
+    if (culprit.ended ? !lost : seconds <= timeout_seconds) return;
     const std::string process = culprit.process ? " (process " + std::to_string(culprit.process) + ")" : "";
     throw Error(
         ErrorKind::communication,

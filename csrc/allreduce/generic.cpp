@@ -8,7 +8,7 @@
 namespace pyhpc::allreduce {
 namespace {
 
-struct Target {
+struct Target : Padded<Vector<uint32_t, 16>> {
   static constexpr int bytes = 16;
   using Raw = Vector<uint32_t, bytes>;
   using Signed = Vector<int32_t, bytes>;  // comparisons of values below 2^31 are faster signed

@@ -1,9 +1,10 @@
 // The loops of reduce.h over raw vectors of any width; included by target files only. Target gives `bytes`, the vector
 // width; `stream(void*, Raw)`, an aligned store past the caches; `fence()`, which orders such stores; and
-// `float16<Combine>(Raw, Raw)`, which widens to float32, combines and rounds.
+// `float16<Combine>(Raw, Raw)`, which widens to float32, combines and rounds; `load_part` and `store_part`, of less
+// than a vector, which `Padded` has for targets without masks.
 //
-// Everything works on whole vectors of raw bits: the ends of a span go through a padded vector on the stack, so that
-// there is no second, scalar, definition of any operation.
+// Everything works on whole vectors of raw bits: the ends of a span are padded to one, so that there is no second,
+// scalar, definition of any operation.
 #pragma once
 #include "allreduce/reduce.h"
 
@@ -16,6 +17,17 @@ struct Of {
 };
 template <class Element, int bytes>
 using Vector = typename Of<Element, bytes>::Vector;
+
+// Parts of vectors by way of the stack.
+template <class Raw>
+struct Padded {
+  static Raw load_part(const char* from, int64_t bytes) {
+    Raw value = {};
+    __builtin_memcpy(&value, from, bytes);
+    return value;
+  }
+  static void store_part(char* to, Raw value, int64_t bytes) { __builtin_memcpy(to, &value, bytes); }
+};
 
 template <Operation operation>
 struct Combine {
@@ -78,11 +90,8 @@ struct Loop {
   }
 
   __attribute__((noinline)) static void partial(const Span& span, int64_t at, int64_t bytes) {  // less than a vector
-    Raw a = {}, b = {};
-    __builtin_memcpy(&a, span.a + at, bytes);
-    __builtin_memcpy(&b, span.b + at, bytes);
-    const Raw result = Kind::template apply<Target, Combine>(a, b);
-    __builtin_memcpy(span.out + at, &result, bytes);
+    const Raw a = Target::load_part(span.a + at, bytes), b = Target::load_part(span.b + at, bytes);
+    Target::store_part(span.out + at, Kind::template apply<Target, Combine>(a, b), bytes);
   }
 
   template <bool streaming>

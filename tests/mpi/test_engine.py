@@ -218,11 +218,13 @@ def test_a_rank_whose_process_has_ended_is_named_at_once(channel, world, monkeyp
     ended.wait()
     if channel.rank == 1:
         monkeypatch.setattr(engines.os, "getpid", lambda: ended.pid)
-    engine = Engine(channel)
+    engine = Engine(channel, timeout_seconds=0.05)  # its death is the cause, however late it is seen
     monkeypatch.undo()
     plan = engine.plan(algorithms()["recursive_doubling"], 1, FLOAT, "sum", 3)
     if channel.rank == 0:
-        with pytest.raises(CommunicationError, match=r"rank 1 \(process \d+\) has ended; rank 0 waits for rank 1"):
+        with pytest.raises(
+            CommunicationError, match=r"^all-reduce: rank 1 \(process \d+\) has ended; rank 0 waits for rank 1"
+        ):
             plan(np.ones(1, FLOAT), np.empty(1, FLOAT))
     world.Barrier()
 
