@@ -1,15 +1,11 @@
 // The CUDA target files as a plain C library that runs them on the CPU (core/cuda_emulation.h), for
 // test_cuda_emulation.py. Each function returns "" or the sentence of the error.
-#include <stdlib.h>
-#include <string.h>
-
 #include <string>
 
-#include "matmul/cuda_verify.h"
-//
 #include "allreduce/sm80.cu"
 #include "attention/check.h"
 #include "attention/sm80.cu"
+#include "checked_product.h"
 #include "matmul/scales.h"
 #include "matmul/sm80.cu"
 #include "memory/sm80.cu"
@@ -32,17 +28,6 @@ const char* guarded(Function function) {
 
 }  // namespace
 
-// GPU memory is memory, and nothing has to be waited for.
-namespace pyhpc::cuda {
-void check(int status, const std::string& action) {
-  if (status) throw Error(ErrorKind::device, action + ": " + std::to_string(status));
-}
-void* allocate(size_t bytes) { return memset(malloc(bytes), 0xff, bytes); }
-void release(void* data) noexcept { free(data); }
-void copy(void* destination, const void* source, size_t bytes, uintptr_t) { memcpy(destination, source, bytes); }
-void synchronize(uintptr_t) {}
-}  // namespace pyhpc::cuda
-
 extern "C" {
 using pyhpc::Array;
 
@@ -52,26 +37,14 @@ const char* matmul(const Array* a, const Array* b, const Array* out, bool accumu
   return guarded([&] { return pyhpc::matmul::sm80.run(pyhpc::matmul::problem_of(*a, *b, *out, accumulate), 0); });
 }
 
-// A checked product; `spoil` is called when out is made. told[0]: the wrong row or -1, then how many tiles cover it,
-// and five numbers of each.
 const char* checked_matmul(const Array* a, const Array* b, const Array* out, bool accumulate, void (*spoil)(),
                            const Array* again, const Array* before, const Array* told) {
   return guarded([&] {
     using namespace pyhpc::matmul;
     const Problem problem = problem_of(*a, *b, *out, accumulate);
-    const WrongRow wrong = run_checked(problem, count_blocks(problem), 0, [&](TileRecord* records) {
-      const int status = run_blocks_logged(problem, records, 0);
-      spoil();
-      return status;
-    });
-    memcpy(again->data, wrong.again.data(), wrong.again.size() * sizeof(double));
-    memcpy(before->data, wrong.before.data(), wrong.before.size() * sizeof(double));
-    auto* to = static_cast<int64_t*>(told->data);
-    *to++ = wrong.row, *to++ = static_cast<int64_t>(wrong.tiles.size());
-    for (const TileRecord& tile : wrong.tiles)
-      for (const uint64_t number :
-           {tile.multiprocessor, tile.row, tile.column, tile.extent >> 32, tile.extent & 0xffffffff})
-        *to++ = static_cast<int64_t>(number);
+    const auto run = [&](TileRecord* records) { return run_blocks_logged(problem, records, 0); };
+    run_and_tell(problem, count_blocks(problem), run, spoil, static_cast<double*>(again->data),
+                 static_cast<double*>(before->data), static_cast<int64_t*>(told->data));
     return 0;
   });
 }

@@ -27,8 +27,12 @@ int encode_tensor(const TensorLayout& layout, TensorMap& map) {
 
 }  // namespace pyhpc::cuda
 
+#include "checked_product.h"
 #include "matmul/scales.h"
 #include "matmul/sm90.cu"
+#define run run_sm80
+#include "matmul/sm80.cu"
+#undef run
 
 namespace {
 
@@ -84,6 +88,20 @@ const char* matmul(const Array* a, const Array* b, const Array* out, const Optio
 
 int64_t count_records(const Array* a, const Array* b, const Array* out) {
   return matmul::count_records(matmul::problem_of(*a, *b, *out, false));
+}
+
+const char* run_checked(const Array* a, const Array* b, const Array* out, void (*spoil)(), double* again,
+                        double* before, int64_t* told) {
+  emulation::reverse_order = false;
+  try {
+    const matmul::Problem problem = matmul::problem_of(*a, *b, *out, false);
+    const auto run = [&](matmul::TileRecord* records) { return matmul::run_logged(problem, {records, nullptr}, 0); };
+    run_and_tell(problem, matmul::count_records(problem), run, spoil, again, before, told);
+    sentence = "";
+  } catch (const Error& error) {
+    sentence = error.what();
+  }
+  return sentence.c_str();
 }
 
 int run_logged(const Array* a, const Array* b, const Array* out, uint64_t* log, uint32_t* sums) {

@@ -58,6 +58,7 @@ def emulated(tmp_path_factory):
         pytest.skip("the CUDA kernels are emulated by g++, which is not on PATH")
     path = tmp_path_factory.mktemp("cuda") / "cuda_emulation.so"
     options = ["-x", "c++", "-std=c++17", "-O1", "-fPIC", "-shared", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE"]
+    options.append("-fno-gnu-unique")  # the state of the emulation is this library's own
     source = str(ROOT / "tests/native/cuda_emulation.cpp")
     subprocess.run([compiler, *options, f"-I{ROOT / 'csrc'}", source, "-o", str(path)], check=True)
     library = ctypes.CDLL(str(path))

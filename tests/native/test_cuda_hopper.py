@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from pyhpc.kernels.matmul_check import Product, wrong_result_on_gpu
 from pyhpc.measure import multiprocessors
 from pyhpc.measure.tile_checksums import LINES, TileChecksums
 
@@ -82,6 +83,7 @@ def view(array):
 def library(compiled):
     loaded = compiled("cuda_hopper_emulation")
     loaded.matmul.restype, loaded.count_records.restype = ctypes.c_char_p, ctypes.c_int64
+    loaded.run_checked.restype = ctypes.c_char_p
     return loaded
 
 
@@ -320,6 +322,34 @@ def test_the_log_has_every_tile_once_and_names_where_a_wrong_element_was_compute
     assert all(hertz > 0 for hertz in multiprocessors.clock_hertz(log).values())
     named = multiprocessors.culprits(log, np.array([[m - 1, n - 1]]))
     assert sum(named.values()) == parts
+
+
+# As above, the second by parts of k; the third is a batch.
+@pytest.mark.parametrize(
+    ("batch", "m", "n", "k", "count", "parts"),
+    [((), 300, 520, 200, 4, 1), ((), 16, 520, 640, 99, 8), ((3,), 70, 136, 64, 4, 1)],
+)
+def test_a_checked_product_names_the_wrong_element_its_tile_and_all_that_computed_it(
+    library, batch, m, n, k, count, parts
+):
+    library.set_multiprocessors(count)
+    a, b = aligned((*batch, m, k), BFLOAT16, 1), aligned((*batch, k, n), BFLOAT16, 2)
+    out, place = aligned((*batch, m, n), np.float32), (*(1 for _ in batch), m - 2, n - 3)
+    again, before, told = np.full((n, 3), np.nan), np.full((n, 1), np.nan), np.full(5000, -9)
+    written = [ctypes.c_void_p(x.ctypes.data) for x in (again, before, told)]
+    for spoil in (lambda: None, lambda: out.__setitem__(place, 1e3)):
+        assert told[0] in (-9, -1)
+        views = [ctypes.byref(view(x)) for x in (a, b, out)]
+        assert library.run_checked(*views, ctypes.CFUNCTYPE(None)(spoil), *written) == b""
+    tiles = told[2 : 2 + 5 * told[1]].reshape(-1, 5).tolist()
+    product = Product(a.dtype, out.dtype, k, False, on_gpu=True)
+    error = wrong_result_on_gpu((int(told[0]), again, before, tiles), out.shape, product)
+    assert (error.index, error.found, len(error.multiprocessors)) == (place, 1e3, parts)
+    exact = a[place[:-1]].astype(float) @ b[(*place[:-2], slice(None), place[-1])].astype(float)
+    assert error.expected == pytest.approx(exact)
+    rows, columns = error.tile
+    assert rows.start <= m - 2 < rows.stop <= m
+    assert columns.start <= n - 3 < columns.stop <= n
 
 
 def checksums_of(library, a, b, out):
