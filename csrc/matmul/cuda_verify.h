@@ -71,11 +71,10 @@ WrongRow run_checked(const Problem& problem, int64_t record_count, uintptr_t str
   check(enqueue_row(problem, wrong.row, again.data(), stream));
   wrong.again = again.fetch();
   wrong.before = problem.accumulate ? held.fetch(wrong.row * n, n) : std::vector<double>(n);
+  const uint64_t item = wrong.row / problem.m, i = wrong.row % problem.m;
   for (const TileRecord& tile : records.fetch()) {
-    const int64_t height = static_cast<int64_t>(tile.extent >> 32 & 0x7fffffff);
-    const int64_t first = static_cast<int64_t>(tile.batch) * problem.m + static_cast<int64_t>(tile.row);
-    if (static_cast<int64_t>(tile.row) < problem.m && first <= wrong.row && wrong.row < first + height)
-      wrong.tiles.push_back(tile);
+    const uint64_t height = tile.extent >> 32 & 0x7fffffff;
+    if (tile.batch == item && tile.row <= i && i - tile.row < height) wrong.tiles.push_back(tile);
   }
   return wrong;
 }

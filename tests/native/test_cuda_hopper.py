@@ -334,7 +334,8 @@ def test_a_checked_product_names_the_wrong_element_its_tile_and_all_that_compute
 ):
     library.set_multiprocessors(count)
     a, b = aligned((*batch, m, k), BFLOAT16, 1), aligned((*batch, k, n), BFLOAT16, 2)
-    out, place = aligned((*batch, m, n), np.float32), (*(1 for _ in batch), m - 2, n - 3)
+    row = 3 if batch else m - 2  # where the tile of the matrix before would end, if it went on
+    out, place = aligned((*batch, m, n), np.float32), (*(1 for _ in batch), row, n - 3)
     again, before, told = np.full((n, 3), np.nan), np.full((n, 1), np.nan), np.full(5000, -9)
     written = [ctypes.c_void_p(x.ctypes.data) for x in (again, before, told)]
     for spoil in (lambda: None, lambda: out.__setitem__(place, 1e3)):
@@ -348,7 +349,7 @@ def test_a_checked_product_names_the_wrong_element_its_tile_and_all_that_compute
     exact = a[place[:-1]].astype(float) @ b[(*place[:-2], slice(None), place[-1])].astype(float)
     assert error.expected == pytest.approx(exact)
     rows, columns = error.tile
-    assert rows.start <= m - 2 < rows.stop <= m
+    assert rows.start <= row < rows.stop <= m
     assert columns.start <= n - 3 < columns.stop <= n
 
 
