@@ -17,6 +17,8 @@
 //       + (n + 1)(e + u) + (key_block + 2n) u     exp2 and its rescales; sums inside a block, then over blocks
 //   |out − exact| ≤ Σ_j P_j r_j (|v_j| + |exact|) + 3u |exact| + rounding to the output type (to nearest even)
 //   |lse − exact| ≤ Σ_j P_j r_j + 2u |lse|
+// A target that multiplies pairs of bfloat16 rounds the weights and takes subnormals for zero: r_j grows by
+// d scale 2^-126 (max |q| + max |k| + 2), the output's bound by 2^-8 Σ_j P_j |v_j| + 3 kv_len 2^-126.
 // Scores below max s by more than 126 log 2 are taken as zero weight (2^-126 each).
 #pragma once
 #include <stdint.h>

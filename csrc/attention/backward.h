@@ -131,11 +131,11 @@ __attribute__((noinline)) void add_tile(const float* from, const float* with, in
 template <class S>
 void pair_products(const float* keys, const float* rows, int head_dim, int begin, int end, float* products) {
   constexpr int width = BackwardPlan<S>::width;
-  for (int c = 0; c < head_dim; c += score_columns)
+  for (int c = 0; c < head_dim; c += score_words)
     for (int j = begin; j < end; j += S::tile)
       add_tile<S, key_stride, 1, width, S::tile, S::query_vectors>(
           keys + j + c * key_stride, rows + c * width,
-          static_cast<int>(smaller(score_columns, round_up(head_dim - c, 4))), products + j * width, width, c == 0);
+          static_cast<int>(smaller(score_words, round_up(head_dim - c, 4))), products + j * width, width, c == 0);
 }
 
 // dq[c][row] += Σ_key keys[key][c] slopes[key][row]; the last tile is as narrow as it needs to be.

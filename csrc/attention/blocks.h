@@ -20,26 +20,27 @@ struct Rows {
   int64_t first, count;        // rows of the key-value head
   Range any, all;              // keys that some row sees, keys that every row sees
   bool fresh;                  // nothing attended yet: q and o are not filled
-  float *q, *o;                // [column][width]
+  float *q, *o;                // [word of columns][width], [column][width]
+  float factor;                // from q · k to exponents of 2
   float *top, *sum;            // [width]: running maximum and sum
   float *block_top, *rescale;  // [width]: maximum of this key block, factor of the earlier ones
   int32_t *begin, *end;        // [width]: visible keys of each row, relative to the key block
 };
 
 struct Keys {
-  const float *k, *v;  // [column][key_stride], [key][value_stride]
+  const float *k, *v;  // [word of columns][key_stride], [word of keys][value_stride]
   int64_t first;
   int count;
   bool poisoned;  // some value is infinite or NaN: hidden ones must not be multiplied by 0
 };
 
-// What a score tile sums: some columns with more to come, or the last ones, then also with a mask.
+// What a score tile sums: some words with more to come, or the last ones, then also with a mask.
 enum class Part { inner, last, masked };
 
 // The tiles are not inlined: their sums need nearly all registers, and a caller's values would push some out.
-// `columns` columns of K^T and Q^T, added to the scores so far unless they are the first.
+// `words` words of K^T and Q^T, added to the scores so far unless they are the first.
 template <class S, int vectors, Part part>
-__attribute__((noinline)) void score_tile(const float* k, const float* q, int columns, bool first, const Rows& rows,
+__attribute__((noinline)) void score_tile(const float* k, const float* q, int words, bool first, const Rows& rows,
                                           int key, float* scores) {
   using Vec = typename S::Vec;
   using Int = typename S::Int;
@@ -49,11 +50,12 @@ __attribute__((noinline)) void score_tile(const float* k, const float* q, int co
     for (int i = 0; i < S::tile; ++i)
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) sums[i][v] = S::load(scores + (i * vectors + v) * S::lanes);
-  multiply<S, key_stride, 1, vectors * S::lanes>(k, q, columns, sums);
+  multiply<S, key_stride, 1, vectors * S::lanes>(k, q, words, sums);
 #pragma GCC unroll 8
   for (int i = 0; i < S::tile; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
+      if (part != Part::inner && S::terms > 1) sums[i][v] *= rows.factor;
       if (part == Part::masked) {
         const Int begin = S::template read<Int>(rows.begin + v * S::lanes),
                   end = S::template read<Int>(rows.end + v * S::lanes);
@@ -71,7 +73,7 @@ __attribute__((noinline)) void score_tile(const float* k, const float* q, int co
   }
 }
 
-// Scores become weights; the rows' maximum, sum and rescale factor move on.
+// Scores become words of weights; the rows' maximum, sum and rescale factor move on.
 template <class S, int vectors>
 inline void soften(float* scores, int keys, const Rows& rows) {
   using Vec = typename S::Vec;
@@ -83,13 +85,16 @@ inline void soften(float* scores, int keys, const Rows& rows) {
     S::store(rows.top + v * S::lanes, top);
     S::store(rows.rescale + v * S::lanes, S::exp2(old - base[v]));
   }
-  for (int j = 0; j < keys; ++j)
+  for (int j = 0; j < keys; j += S::terms)
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
-      float* at = scores + (j * vectors + v) * S::lanes;
-      const Vec weight = S::exp2(S::load(at) - base[v]);
-      S::store(at, weight);
-      sum[v] += weight;
+      Vec weights[S::terms];
+#pragma GCC unroll 2
+      for (int term = 0; term < S::terms; ++term) {
+        weights[term] = S::exp2(S::load(scores + ((j + term) * vectors + v) * S::lanes) - base[v]);
+        sum[v] += weights[term];
+      }
+      S::store(scores + (j / S::terms * vectors + v) * S::lanes, S::word(weights));
     }
 #pragma GCC unroll 4
   for (int v = 0; v < vectors; ++v) {
@@ -100,11 +105,11 @@ inline void soften(float* scores, int keys, const Rows& rows) {
 
 // `count` columns of the output, from a block of values and of weights; the first block overwrites.
 template <class S, int count, int vectors>
-__attribute__((noinline)) void output_tile(const float* values, int keys, const float* weights, const Rows& rows,
+__attribute__((noinline)) void output_tile(const float* values, int words, const float* weights, const Rows& rows,
                                            float* o) {
   using Vec = typename S::Vec;
   Vec sums[count][vectors] = {};
-  multiply<S, value_stride, 1, vectors * S::lanes>(values, weights, keys, sums);
+  multiply<S, value_stride, 1, vectors * S::lanes>(values, weights, words, sums);
 #pragma GCC unroll 8
   for (int i = 0; i < count; ++i)
 #pragma GCC unroll 4
@@ -117,15 +122,17 @@ __attribute__((noinline)) void output_tile(const float* values, int keys, const 
 
 // The same where weights of 0 are skipped.
 template <class S, int vectors>
-__attribute__((noinline)) void output_poisoned(const float* values, int keys, const float* weights, const Rows& rows,
+__attribute__((noinline)) void output_poisoned(const float* values, int words, const float* weights, const Rows& rows,
                                                float* o) {
   using Vec = typename S::Vec;
 #pragma GCC unroll 4
   for (int v = 0; v < vectors; ++v) {
     Vec sum = {};
-    for (int j = 0; j < keys; ++j) {
-      const Vec weight = S::load(weights + (j * vectors + v) * S::lanes);
-      sum = weight == 0.0f ? sum : sum + S::splat(values[j * value_stride]) * weight;
+    const auto add = [&](Vec value, Vec weight) { sum = weight == 0.0f ? sum : sum + value * weight; };
+    for (int j = 0; j < words; ++j) {
+      const Vec value = S::splat(values[j * value_stride]), weight = S::load(weights + (j * vectors + v) * S::lanes);
+      add(S::template element<0>(value), S::template element<0>(weight));
+      if (S::terms == 2) add(S::template element<1>(value), S::template element<1>(weight));
     }
     if (!rows.fresh) sum += S::load(o + v * S::lanes) * S::load(rows.rescale + v * S::lanes);
     S::store(o + v * S::lanes, sum);
@@ -134,42 +141,43 @@ __attribute__((noinline)) void output_poisoned(const float* values, int keys, co
 
 // Columns of the output in tiles; the last one is as narrow as it needs to be.
 template <class S, int vectors, int count = S::tile>
-void output_tiles(const float* values, int columns, int keys, const float* weights, const Rows& rows, float* o) {
+void output_tiles(const float* values, int columns, int words, const float* weights, const Rows& rows, float* o) {
   const int step = vectors * S::lanes;
   for (; columns >= count - 1; columns -= count, values += count, o += count * step)
-    output_tile<S, count, vectors>(values, keys, weights, rows, o);
-  if constexpr (count > 2) output_tiles<S, vectors, count - 2>(values, columns, keys, weights, rows, o);
+    output_tile<S, count, vectors>(values, words, weights, rows, o);
+  if constexpr (count > 2) output_tiles<S, vectors, count - 2>(values, columns, words, weights, rows, o);
 }
 
 template <class S, int vectors, class Ahead>
 void attend(const Problem& p, const Rows& rows, const Keys& keys, float* scores, const Ahead& ahead) {
-  const int head_dim = static_cast<int>(p.head_dim), width = vectors * S::lanes;
+  const int head_dim = static_cast<int>(p.head_dim), words = (head_dim + S::terms - 1) / S::terms;
+  const int width = vectors * S::lanes;
   // The part of the block that some row sees.
   const int begin = static_cast<int>(larger(0, rows.any.begin - keys.first)) / key_step<S> * key_step<S>,
             end = round_up(static_cast<int>(smaller(keys.count, rows.any.end - keys.first)), key_step<S>);
   const bool masked = !rows.all.holds({keys.first + begin, keys.first + end});
   for (int i = 0; i < width; ++i) rows.block_top[i] = -__builtin_inff();
   if (masked) locate(Walk(p, rows.first), rows.count, width, keys.first, rows.begin, rows.end);
-  for (int c = 0; c < head_dim; c += score_columns)
+  for (int c = 0; c < words; c += score_words)
     for (int j = begin; j < end; j += S::tile) {
       const float *k = keys.k + j + c * key_stride, *q = rows.q + c * width;
       float* at = scores + (j - begin) * width;
-      const int left = round_up(head_dim - c, 4);
+      const int left = round_up(words - c, 4);
       if (c == 0) ahead(j / S::tile, end / S::tile);
-      if (left > score_columns)
-        score_tile<S, vectors, Part::inner>(k, q, score_columns, c == 0, rows, j, at);
+      if (left > score_words)
+        score_tile<S, vectors, Part::inner>(k, q, score_words, c == 0, rows, j, at);
       else if (rows.all.holds({keys.first + j, keys.first + j + S::tile}))
         score_tile<S, vectors, Part::last>(k, q, left, c == 0, rows, j, at);
       else
         score_tile<S, vectors, Part::masked>(k, q, left, c == 0, rows, j, at);
     }
   soften<S, vectors>(scores, end - begin, rows);
-  const float* values = keys.v + begin * value_stride;
+  const float* values = keys.v + begin / S::terms * value_stride;
+  const int count = (end - begin) / S::terms;
   if (masked && keys.poisoned)
-    for (int c = 0; c < head_dim; ++c)
-      output_poisoned<S, vectors>(values + c, end - begin, scores, rows, rows.o + c * width);
+    for (int c = 0; c < head_dim; ++c) output_poisoned<S, vectors>(values + c, count, scores, rows, rows.o + c * width);
   else
-    output_tiles<S, vectors>(values, head_dim, end - begin, scores, rows, rows.o);
+    output_tiles<S, vectors>(values, head_dim, count, scores, rows, rows.o);
 }
 
 // The block's number of vectors becomes a compile-time constant.
@@ -198,21 +206,21 @@ struct Head {
         lse(p.lse ? p.lse + batch * p.lse_strides[0] : nullptr) {}
 };
 
-// Q^T, times scale · log2(e): scores are exponents of 2.
+// Q^T, times scale · log2(e) so that scores are exponents of 2; words of several elements as they are.
 template <class S, class T>
 void pack_queries(const Head<T>& head, const Rows& rows) {
   const Problem& p = head.p;
   const int head_dim = static_cast<int>(p.head_dim);
-  const float factor = static_cast<float>(p.scale * log2_e);
   Walk walk(p, rows.first);
   for (int start = 0; start < rows.width; start += S::lanes) {
     const T* at[S::lanes];
     for (int i = 0; i < S::lanes; ++i, walk.next()) at[i] = walk.pointer(head.q, p.q_strides, head.kv_head);
-    for (int c = 0; c < head_dim; c += S::lanes) {
+    for (int c = 0; c < head_dim; c += S::lanes * S::terms) {
       typename S::Vec x[S::lanes];
       load_square<S>(at, static_cast<int>(rows.count) - start, p.q_strides[3], c, head_dim, x);
 #pragma GCC unroll 16
-      for (int i = 0; i < S::lanes; ++i) S::store(rows.q + (c + i) * rows.width + start, x[i] * factor);
+      for (int i = 0; i < S::lanes; ++i)
+        S::store(rows.q + (c / S::terms + i) * rows.width + start, S::terms == 1 ? x[i] * rows.factor : x[i]);
     }
   }
 }
@@ -265,6 +273,7 @@ struct BlocksScratch {
     rows.any = {low.begin, high.end};
     rows.all = {high.begin, low.end};
     rows.fresh = true;
+    rows.factor = static_cast<float>(p.scale * log2_e);
     rows.q = at;
     rows.o = rows.q + columns * width;
     rows.top = rows.o + columns * width;

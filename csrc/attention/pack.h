@@ -12,12 +12,22 @@ inline int round_up(int x, int step) { return (x + step - 1) / step * step; }
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-template <class S, class T>
+// The next elements, widened, or as many words of several of them.
+template <class S, int terms = 1, class T>
+inline typename S::Vec load_whole(const T* from) {
+  if constexpr (terms == 1)
+    return S::load(from);
+  else
+    return S::template read<typename S::Vec>(from);
+}
+
+template <class S, int terms = 1, class T>
 inline typename S::Vec load_row(const T* from, int64_t stride, int count) {
-  if (stride == 1 && count >= S::lanes) return S::load(from);
-  T row[S::lanes] = {};
-  for (int i = 0; i < count && i < S::lanes; ++i) row[i] = from[i * stride];
-  return S::load(row);
+  constexpr int elements = S::lanes * terms;
+  if (stride == 1 && count >= elements) return load_whole<S, terms>(from);
+  T row[elements] = {};
+  for (int i = 0; i < count && i < elements; ++i) row[i] = from[i * stride];
+  return load_whole<S, terms>(row);
 }
 
 template <class S, class T>
@@ -28,55 +38,60 @@ inline void store_row(T* to, int64_t stride, int count, typename S::Vec x) {
   for (int i = 0; i < count && i < S::lanes; ++i) to[i * stride] = row[i];
 }
 
-// Copy `rows` rows of keys or values to rows `stride` apart, zeros up to `padded` rows. True if an element is infinite
-// or NaN.
+// Copy `rows` rows of keys or values to rows `stride` apart, a word holding elements of successive rows; zeros up to
+// `padded` rows. True if an element is infinite or NaN.
 template <class S, class T>
 bool pack_rows(const T* from, const int64_t* strides, int rows, int padded, int head_dim, float* to, int stride) {
   using Bits = typename S::Bits;
   Bits seen = {};
-  const auto put = [&](float* at, typename S::Vec x) {
-    // One more in the exponent carries into the sign where the exponent is all ones.
-    seen |= (S::template copy<Bits>(x) & 0x7fffffff) + 0x00800000;
-    S::store(at, x);
-  };
-  for (int i = 0; i < rows; ++i, from += strides[2], to += stride) {
+  for (int row = 0; row < padded; row += S::terms, from += S::terms * strides[2], to += stride) {
+    const auto put = [&](int c, const auto& load) {
+      typename S::Vec x[S::terms] = {};
+#pragma GCC unroll 2
+      for (int term = 0; term < S::terms; ++term) {
+        if (row + term >= rows) continue;
+        x[term] = load(from + term * strides[2] + c * strides[3]);
+        // One more in the exponent carries into the sign where the exponent is all ones.
+        seen |= (S::template copy<Bits>(x[term]) & 0x7fffffff) + 0x00800000;
+      }
+      S::store(to + c, S::word(x));
+    };
     int c = 0;
     if (strides[3] == 1)
-      for (; c + S::lanes <= head_dim; c += S::lanes) put(to + c, S::load(from + c));
+      for (; c + S::lanes <= head_dim; c += S::lanes) put(c, [](const T* at) { return S::load(at); });
     for (; c < round_up(head_dim, 16); c += S::lanes)
-      put(to + c, load_row<S>(from + c * strides[3], strides[3], head_dim - c));
+      put(c, [&](const T* at) { return load_row<S>(at, strides[3], head_dim - c); });
   }
-  for (int i = 0; i < (padded - rows) * stride; ++i) to[i] = 0;
   uint32_t any = 0;
   for (int lane = 0; lane < S::lanes; ++lane) any |= seen[lane];
   return any >> 31;
 }
 
-// Columns [c, c + lanes) of up to `lanes` rows, transposed; zeros beyond the last row and column.
+// `lanes` words from column c on of up to `lanes` rows, transposed; zeros beyond the last row and column.
 template <class S, class T>
 inline void load_square(const T* const* rows, int count, int64_t stride, int c, int head_dim,
                         typename S::Vec (&x)[S::lanes]) {
-  if (count >= S::lanes && stride == 1 && c + S::lanes <= head_dim) {
+  if (count >= S::lanes && stride == 1 && c + S::lanes * S::terms <= head_dim) {
 #pragma GCC unroll 16
-    for (int i = 0; i < S::lanes; ++i) x[i] = S::load(rows[i] + c);
+    for (int i = 0; i < S::lanes; ++i) x[i] = load_whole<S, S::terms>(rows[i] + c);
   } else {
     for (int i = 0; i < S::lanes; ++i)
-      x[i] = i < count ? load_row<S>(rows[i] + c * stride, stride, head_dim - c) : typename S::Vec{};
+      x[i] = i < count ? load_row<S, S::terms>(rows[i] + c * stride, stride, head_dim - c) : typename S::Vec{};
   }
   S::transpose(x);
 }
 
-// Transpose `rows` rows of keys, zeros up to `padded` of them: to[column][row], columns `to_stride` apart.
+// Transpose `rows` rows of keys, zeros up to `padded` of them: to[word of columns][row], words `to_stride` apart.
 template <class S, int to_stride, class T>
 void pack_columns(const T* from, const int64_t* strides, int rows, int padded, int head_dim, float* to) {
   for (int j = 0; j < padded; j += S::lanes) {
     const T* at[S::lanes];
     for (int i = 0; i < S::lanes; ++i) at[i] = from + (j + i) * strides[2];
-    for (int c = 0; c < head_dim; c += S::lanes) {
+    for (int c = 0; c < head_dim; c += S::lanes * S::terms) {
       typename S::Vec x[S::lanes];
       load_square<S>(at, rows - j, strides[3], c, head_dim, x);
 #pragma GCC unroll 16
-      for (int i = 0; i < S::lanes; ++i) S::store(to + (c + i) * to_stride + j, x[i]);
+      for (int i = 0; i < S::lanes; ++i) S::store(to + (c / S::terms + i) * to_stride + j, x[i]);
     }
   }
 }

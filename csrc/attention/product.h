@@ -2,8 +2,9 @@
 //
 //   sums[i][v] += Σ_step from[step · step_stride + i · item_stride] · with[step · row + v · lanes …]
 //
-// One side is broadcast element by element, the other read as vectors. All strides are constants, so that no
-// instruction is spent on addresses; the loop is unrolled by 4, the number of steps a multiple of it.
+// One side is broadcast word by word, the other read as vectors of words; a word is S::terms elements, and products of
+// words are sums of products. All strides are constants, so that no instruction is spent on addresses; the loop is
+// unrolled by 4, the number of steps a multiple of it.
 #pragma once
 #include "attention/pack.h"
 
@@ -14,12 +15,14 @@ namespace {
 constexpr int key_stride = 112, value_stride = 272;
 static_assert(key_stride >= key_block && value_stride >= max_head_dim, "a row holds all keys or all columns");
 
-// Columns of Q^T that stay in L1 while all keys of a block pass by.
-constexpr int score_columns = 64;
+// Words of columns of Q^T that stay in L1 while all keys of a block pass by.
+constexpr int score_words = 64;
 
 // Keys are taken in steps that are whole tiles and whole rounds of the unrolled loop.
 template <class S>
-constexpr int key_step = S::tile % 4 == 0 ? S::tile : 2 * S::tile;
+constexpr int key_step = S::tile % (4 * S::terms) == 0   ? S::tile
+                         : S::tile % (2 * S::terms) == 0 ? 2 * S::tile
+                                                         : 4 * S::tile;
 
 template <class S, int step_stride, int item_stride, int row, int count, int vectors>
 inline __attribute__((always_inline)) void multiply(const float* from, const float* with, int steps,
@@ -34,7 +37,7 @@ inline __attribute__((always_inline)) void multiply(const float* from, const flo
       for (int i = 0; i < count; ++i) {
         const typename S::Vec factor = S::splat(from[u * step_stride + i * item_stride]);
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v) sums[i][v] += factor * x[v];
+        for (int v = 0; v < vectors; ++v) sums[i][v] = S::multiply_add(sums[i][v], factor, x[v]);
       }
     }
     from += 4 * step_stride, with += 4 * row;

@@ -141,7 +141,6 @@ inline typename S::Vec dots(const T* k, int64_t stride, const float* q, int colu
       soon.template fetch<S, vectors>(i, c);
 #pragma GCC unroll 8
       for (int r = 0; r < size; ++r)
-#pragma GCC unroll 2
         for (int v = 0; v < vectors; ++v) sums[i * size + r] += key[v] * x[r][v];
     }
   });

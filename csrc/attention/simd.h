@@ -58,6 +58,15 @@ struct Simd : VectorTypes<count> {
   static void store(float* to, Vec x) { __builtin_memcpy(to, &x, sizeof x); }
   static Vec max(Vec a, Vec b) { return a > b ? a : b; }
 
+  // What a lane holds in a product: one element, or as many neighbouring ones as an instruction multiplies at once.
+  static constexpr int terms = 1;
+  static Vec multiply_add(Vec sum, Vec a, Vec b) { return sum + a * b; }
+  static Vec word(const Vec (&elements)[1]) { return elements[0]; }
+  template <int term>
+  static Vec element(Vec word) {
+    return word;
+  }
+
   static Vec load(const Bfloat16* from) { return copy<Vec>(__builtin_convertvector(read<Half>(from), Bits) << 16); }
   static void store(Bfloat16* to, Vec x) {
     const Half half = __builtin_convertvector(bfloat16_bits(x), Half);

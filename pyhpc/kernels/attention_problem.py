@@ -15,6 +15,9 @@ Staats 2021; Dao et al. 2022), with θ = exp(r) - 1
 
     |Ô - O| ≤ θ / (1 - θ) · (Σ_j P_j |v_j| + |O|) + 3u |O| + u_out |O| + weights below 2^-126, taken as 0.
 
+Instructions that multiply pairs of bfloat16 take subnormal operands and results for zero: r grows by
+d scale 2^-126 (max |q| + max |k| + 2), the bound by 3 L 2^-126.
+
 A float16 weight below 2^-14 is subnormal and rounded by up to 2^-25 instead: L of them add 2^-24 L max |v| / Σ P to the
 bound, numerator and denominator together.
 
@@ -227,9 +230,14 @@ class AttentionProblem(Problem):
             return reference, tolerance
         norms = np.linalg.norm(q, axis=1) * np.linalg.norm(k, axis=1).max()
         exponent = (self.head_dim + 3) * u * scale * norms + u * (highest - lowest) + self._block_error(stop - first)
+        tiny = float(np.finfo(np.float32).tiny)
+        if self.dtype == "bfloat16":
+            exponent += self.head_dim * scale * tiny * (np.abs(q).max() + np.abs(k).max() + 2)
         theta = np.expm1(exponent * (1 + 2.0**-28))[:, None]
         share = np.divide(theta, 1 - theta, out=np.full_like(theta, np.inf), where=theta < 1)
-        vanished = self.kv_len * float(np.finfo(np.float32).tiny) * np.abs(v).max()
+        vanished = self.kv_len * tiny * np.abs(v).max()
+        if self.dtype == "bfloat16":
+            vanished += 3 * self.kv_len * tiny
         if self.dtype == "float16":
             vanished = vanished + 2.0**-24 * (stop - first)[:, None] / total * np.abs(v).max()
         smallest: Any = finfo(DTYPES[result_dtype]).tiny  # type: ignore[no-untyped-call]

@@ -1,5 +1,6 @@
-// Runs the attention kernels without Python, NEON's (under an emulator) or the generic ones (under ThreadSanitizer):
-// driver DTYPE HEADS KV_HEADS Q_LEN KV_LEN HEAD_DIM CAUSAL WINDOW [THREADS],
+// Runs the attention kernels of one target without Python: the generic ones under ThreadSanitizer, or PYHPC_DRIVER_VARIANT,
+// which the tests' own processor does not have, under an emulator or with a model of an instruction.
+//   driver DTYPE HEADS KV_HEADS Q_LEN KV_LEN HEAD_DIM CAUSAL WINDOW [THREADS],
 // with q, k, v and dout (contiguous, one batch) on standard input, out, lse, dq, dk and dv on standard output. DTYPE 0,
 // 1, 2 is float32, bfloat16, float16.
 #include <math.h>
@@ -10,14 +11,11 @@
 
 #include "attention/attention.h"
 
-namespace pyhpc::attention {
-#if defined(__aarch64__)
-extern const Variant neon;
-const Variant& tested = neon;
-#else
-extern const Variant generic;
-const Variant& tested = generic;
+#ifndef PYHPC_DRIVER_VARIANT
+#define PYHPC_DRIVER_VARIANT generic
 #endif
+namespace pyhpc::attention {
+extern const Variant PYHPC_DRIVER_VARIANT;
 }  // namespace pyhpc::attention
 
 namespace {
@@ -58,7 +56,8 @@ int main(int count, char** words) {
   for (int64_t* strides : {p.k_strides, p.v_strides, p.dk_strides, p.dv_strides})
     set_strides(strides, p.kv_heads, p.kv_len, p.head_dim);
   p.lse_strides[0] = p.heads * p.q_len, p.lse_strides[1] = p.q_len, p.lse_strides[2] = 1;
-  if (!attention::tested.run(p) || !attention::tested.backward(p)) return 4;
+  const attention::Variant& tested = attention::PYHPC_DRIVER_VARIANT;
+  if (!tested.run(p) || !tested.backward(p)) return 4;
   fwrite(out.data(), 1, out.size(), stdout);
   fwrite(lse.data(), sizeof(float), lse.size(), stdout);
   for (const std::vector<char>* gradient : {&dq, &dk, &dv}) fwrite(gradient->data(), 1, gradient->size(), stdout);

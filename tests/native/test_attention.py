@@ -68,8 +68,8 @@ def visible(q_len, kv_len, causal, window):
     return ((key <= place) | (not causal)) & ((place - key <= window) | (window < 0))
 
 
-def reference(q, k, v, causal=False, window=-1, scale=0.0):
-    """Output and log-sum-exp in float64, and the stated bounds of their errors."""
+def reference(q, k, v, causal=False, window=-1, scale=0.0, pairs=False):
+    """Output and log-sum-exp in float64, and the stated bounds of their errors; `pairs`: of bfloat16, multiplied so."""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     group, head_dim, kv_len = q.shape[1] // k.shape[1], q.shape[3], k.shape[2]
     k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
@@ -86,9 +86,13 @@ def reference(q, k, v, causal=False, window=-1, scale=0.0):
         seen, base - s, 0
     )
     r += (blocks + 1) * (EXP2_ERROR + ROUNDOFF) + (KEY_BLOCK + 2 * blocks) * ROUNDOFF
+    if pairs:
+        r += head_dim * abs(scale) * 2.0**-126 * (abs(q).max() + abs(k).max() + 2)
     out = p @ v
     relative = (p * r).sum(-1, keepdims=True)
     out_bound = (p * r) @ abs(v) + (relative + 3 * ROUNDOFF) * abs(out) + 2.0**-126 * (1 + abs(v).sum(2, keepdims=True))
+    if pairs:
+        out_bound += 2.0**-8 * (p @ abs(v)) + 3 * kv_len * 2.0**-126
     with np.errstate(divide="ignore"):
         lse = (base + np.log(total))[..., 0]
     lse_bound = relative[..., 0] + 2 * ROUNDOFF * abs(np.where(np.isfinite(lse), lse, 0)) + 2.0**-126
@@ -127,7 +131,8 @@ def require_close(q, k, v, out, lse, **options):
 def test_error_stays_within_the_stated_bound(case, dtype, variant):
     q, k, v = draw(case, dtype)
     out, lse = run(q, k, v, causal=case.causal, window=case.window, variant=variant)
-    require_close(q, k, v, out, lse, causal=case.causal, window=case.window)
+    pairs = dtype == "bfloat16" and variant == "avx512_bf16"
+    require_close(q, k, v, out, lse, pairs=pairs, causal=case.causal, window=case.window)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -302,49 +307,103 @@ def test_an_output_whose_elements_share_memory_is_refused():
         attention.run(**given)
 
 
-DRIVER = Path(__file__).with_name("attention_driver.cpp")
+HERE = Path(__file__).parent
+CSRC = HERE.parents[1] / "csrc"
+X86_FEATURES = ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"]
+
+
+def compiled(compiler, variant, sources, folder):
+    """attention_driver.cpp for this variant; `sources`: its files and their flags."""
+    flags = ["-std=c++17", "-fno-math-errno", "-ffp-contract=fast", "-fopenmp", f"-I{CSRC}"]
+    sources = {**sources, "core/workspace.cpp": ["-O1"]}
+    main = {HERE / "attention_driver.cpp": ["-O1", f"-DPYHPC_DRIVER_VARIANT={variant}"]}
+    for source, own in (main | {CSRC / name: own for name, own in sources.items()}).items():
+        words = [*flags, *own, "-c", source, "-o", folder / f"{source.stem}.o"]
+        subprocess.run([compiler, *words], check=True)
+    objects = sorted(folder.glob("*.o"))
+    subprocess.run([compiler, "-static", "-fopenmp", *objects, "-o", folder / "driver"], check=True)
+    return folder / "driver"
+
+
+def driven(command, case, q, k, v, dout):
+    """out, lse and the gradients, by the driver that `command` starts; one batch."""
+    sizes = [case.heads, case.kv_heads, case.q_len, case.kv_len, case.head_dim, int(case.causal), case.window]
+    done = subprocess.run(
+        [*command, str(list(DTYPES.values()).index(q.dtype)), *map(str, sizes)],
+        input=b"".join(x.tobytes() for x in (q, k, v, dout)), capture_output=True, check=True,
+    )  # fmt: skip
+    parts = np.cumsum([q.nbytes, 4 * q[..., 0].size])
+    out = np.frombuffer(done.stdout[: parts[0]], q.dtype).reshape(q.shape)
+    lse = np.frombuffer(done.stdout[parts[0] : parts[1]], np.float32).reshape(q.shape[:3])
+    return out, lse, np.frombuffer(done.stdout[parts[1] :], q.dtype)
 
 
 @pytest.mark.skipif(platform.machine() == "aarch64", reason="NEON runs natively here: the other tests cover it")
 @pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-g++"), reason="no cross compiler aarch64-linux-gnu-g++")
 @pytest.mark.skipif(not shutil.which("qemu-aarch64-static"), reason="no emulator qemu-aarch64-static")
 def test_neon_stays_within_the_bound_under_emulation(tmp_path):
-    csrc = Path(__file__).parents[2] / "csrc"
-    flags = [
-        "-std=c++17",
-        "-O2",
-        "-static",
-        "-fno-math-errno",
-        "-ffp-contract=fast",
-        "-march=armv8.2-a+fp16",
-        f"-I{csrc}",
-    ]
-    sources = [DRIVER, csrc / "attention/neon.cpp", csrc / "core/workspace.cpp"]
-    subprocess.run(["aarch64-linux-gnu-g++", *flags, *map(str, sources), "-o", tmp_path / "driver"], check=True)
+    files = {"attention/neon.cpp": ["-O2", "-march=armv8.2-a+fp16"]}
+    command = ["qemu-aarch64-static", compiled("aarch64-linux-gnu-g++", "neon", files, tmp_path)]
     for case in (Case(1, 140, 33, 4, 2), Case(50, 133, 40, 4, 2, True), Case(9, 60, 17, 2, 2, False, 20)):
-        for number, dtype in enumerate(DTYPES):
+        for dtype in DTYPES:
             q, k, v = draw(case, dtype)
             dout = draw(case, dtype, seed=1)[0]
-            masks = {"causal": case.causal, "window": case.window}
-            numbers = [
-                number,
-                case.heads,
-                case.kv_heads,
-                case.q_len,
-                case.kv_len,
-                case.head_dim,
-                *map(int, masks.values()),
-            ]
-            done = subprocess.run(
-                ["qemu-aarch64-static", tmp_path / "driver", *map(str, numbers)],
-                input=b"".join(x.tobytes() for x in (q, k, v, dout)), capture_output=True, check=True,
-            )  # fmt: skip
-            sizes = np.cumsum([q.nbytes, 4 * q[..., 0].size])
-            out = np.frombuffer(done.stdout[: sizes[0]], q.dtype).reshape(q.shape)
-            lse = np.frombuffer(done.stdout[sizes[0] : sizes[1]], np.float32).reshape(q.shape[:3])
-            require_close(q, k, v, out, lse, **masks)
+            out, lse, gradients = driven(command, case, q, k, v, dout)
+            require_close(q, k, v, out, lse, causal=case.causal, window=case.window)
+            sizes = (case.heads, case.kv_heads, case.q_len, case.kv_len, case.head_dim)
             window = None if case.window < 0 else case.window
-            problem = AttentionBackwardProblem(1, *numbers[1:6], dtype, case.causal, window)
+            problem = AttentionBackwardProblem(1, *sizes, dtype, case.causal, window)
             operands = {"q": q, "k": k, "v": v, "dout": dout, "out": out, "lse": lse}
-            check = problem.verify(np.frombuffer(done.stdout[sizes[1] :], q.dtype), operands)
+            check = problem.verify(gradients, operands)
             assert check.passed, check.first_wrong
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """driven(…) for AVX-512 with BF16, its one instruction replaced by a model; gives out and lse."""
+    if refusal := cpu().target_refusal("avx512_vnni"):
+        pytest.skip(refusal)
+    features = [f"-m{name}" for name in X86_FEATURES]
+    model = ["-mavx512vnni", "-mavx512bf16", "-include", str(HERE / "dpbf16_model.h")]
+    files = {"attention/avx512_bf16.cpp": ["-O1", *features, *model], "attention/avx512.cpp": ["-O1", *features]}
+    command = [compiled("g++", "avx512_bf16", files, tmp_path_factory.mktemp("pairs"))]
+    return lambda case, q, k, v: driven(command, case, q, k, v, np.zeros_like(q))[:2]
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.batch == 1 and case.q_len and case.kv_len], ids=str)
+def test_pairs_of_bfloat16_stay_within_the_bound(pairs, case):
+    q, k, v = draw(case, "bfloat16")
+    out, lse = pairs(case, q, k, v)
+    require_close(q, k, v, out, lse, pairs=True, causal=case.causal, window=case.window)
+
+
+def test_pairs_of_bfloat16_take_subnormals_for_zero_and_lose_no_more(pairs):
+    case = Case(40, 110, 34)
+    q, k, v = (np.array(x) for x in draw(case, "bfloat16"))
+    k[..., ::3] = np.array(1e-39, k.dtype)
+    v[..., ::2, :] *= np.array(1e-38, k.dtype)
+    require_close(q, k, v, *pairs(case, q, k, v), pairs=True)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_hidden_keys_and_values_contribute_nothing_to_pairs(pairs, bad):
+    case = Case(60, 61, 19, heads=2, causal=True)
+    q, k, v = (np.array(x) for x in draw(case, "bfloat16"))
+    clean, _ = pairs(case, q, k, v)
+    k[:, :, -1], v[:, :, -1] = bad, bad
+    out, _ = pairs(case, q, k, v)
+    assert np.array_equal(out[:, :, :-1], clean[:, :, :-1])
+    assert np.all(np.isnan(out[:, :, -1].astype(np.float32)) | np.isinf(out[:, :, -1].astype(np.float32)))
+
+
+def test_a_nan_reaches_exactly_the_results_of_pairs_that_depend_on_it(pairs):
+    case = Case(60, 150, 18)
+    q, k, v = (np.array(x) for x in draw(case, "bfloat16"))
+    clean, _ = pairs(case, q, k, v)
+    q[0, 0, 1, 3] = v[0, 0, 140, 5] = np.nan
+    wrong = np.isnan(pairs(case, q, k, v)[0].astype(np.float32))
+    out = pairs(case, q, k, v)[0]
+    expected = np.zeros_like(wrong)
+    expected[0, 0, 1], expected[..., 5] = True, True
+    assert np.array_equal(wrong, expected)
+    assert np.array_equal(out[~wrong], clean[~wrong])
