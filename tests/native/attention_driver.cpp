@@ -1,5 +1,6 @@
-// Runs the attention kernels of one target without Python: the generic ones under ThreadSanitizer, or PYHPC_DRIVER_VARIANT,
-// which the tests' own processor does not have, under an emulator or with a model of an instruction.
+// Runs the attention kernels of one target without Python: the generic ones under ThreadSanitizer, or
+// PYHPC_DRIVER_VARIANT, which the tests' own processor does not have, under an emulator or with a model of an
+// instruction.
 //   driver DTYPE HEADS KV_HEADS Q_LEN KV_LEN HEAD_DIM CAUSAL WINDOW [THREADS],
 // with q, k, v and dout (contiguous, one batch) on standard input, out, lse, dq, dk and dv on standard output. DTYPE 0,
 // 1, 2 is float32, bfloat16, float16.
