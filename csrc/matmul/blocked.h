@@ -8,6 +8,8 @@
 // packs and multiplies columns of its own. Else a team splits each block of columns as a grid, so an element of out has
 // one owner, and its sum has one order: k block after k block, each in ascending k, whatever the team.
 #pragma once
+#include <type_traits>
+
 #include "core/machine.h"
 #include "core/team.h"
 #include "matmul/block_sums.h"
@@ -74,7 +76,13 @@ struct Blocked {
     // With half of the second level for m_block x k_block words of a, a multiply-add moves 1 / m_block words of b and
     // 2 / k_block of out from beyond: least at k_block^2 = 2 (l2 / 2 / word).
     const auto least_traffic = static_cast<int64_t>(__builtin_sqrt(static_cast<double>(l2 / word)));
-    int64_t units = even_block(ceil_div(k, group), smaller(least_traffic, l1 / 2 / (rows * word)), 4);
+    const int64_t deepest = l1 / 2 / (rows * word);
+    int64_t units = even_block(ceil_div(k, group), smaller(least_traffic, deepest), 4);
+    // An out beyond the caches is better written once. (Not of floating point, where packed operands, whose blocks
+    // follow from their own size alone, promise the same bits.)
+    const bool beyond = static_cast<double>(m) * n * word > streamed_bytes;
+    if (std::is_integral_v<typename Tile::Sum> && beyond && ceil_div(k, group) <= deepest)
+      units = round_up(ceil_div(k, group), 4);
     // A quarter of the third level: it is shared, and half of a double-buffered block is being written.
     n_block = even_block(n, l3 / 4 / (units * word), columns);
     const int64_t row_panels = ceil_div(m, rows);

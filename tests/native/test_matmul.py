@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import math
 
 import ml_dtypes
 import numpy as np
@@ -158,6 +159,17 @@ def test_an_output_beyond_the_caches_is_right_wherever_its_rows_start(variant, d
     poison = poisoned((), dtype)
     np.testing.assert_array_equal(rows[:, n - 7 :], poison)
     few = np.r_[0:70, np.arange(97, n - 7, 997), n - 80 : n - 7]
+    assert_is_product(out[:, few], a, b[:, few])
+
+
+@pytest.mark.parametrize(("dtype", "k"), [("float32", 700), ("int8", 2501)])
+def test_a_deep_product_whose_output_is_beyond_the_caches_is_right(dtype, k):
+    size = math.isqrt((cache_bytes().get("l3") or 4 << 20) // 2 // 4) + 17
+    a, b = random((size, k), dtype), random((k, size), dtype)
+    out = poisoned((size, size), dtype)
+    matmul.run(a, b, out)
+    few = np.r_[0:9, np.arange(97, size - 20, 397), size - 20 : size]
+    assert_is_product(out[few], a[few], b)
     assert_is_product(out[:, few], a, b[:, few])
 
 
