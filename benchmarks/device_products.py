@@ -118,7 +118,8 @@ class Products:
         if self.relative_bound() == 0:
             exact = exact.astype(found.dtype).astype(np.float64)
         else:
-            bound += float(ml_dtypes.finfo(found.dtype).eps) * np.abs(exact)
+            of = ml_dtypes.finfo(found.dtype)
+            bound += float(of.eps) * np.maximum(np.abs(exact), float(of.smallest_normal))
         bad = ~(np.abs(found[rows].astype(np.float64) - exact) <= bound)
         if not bad.any():
             return ""
