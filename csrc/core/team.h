@@ -2,6 +2,7 @@
 // For target files too, so everything has internal linkage.
 #pragma once
 #include <omp.h>
+#include <stdint.h>
 
 namespace pyhpc {
 namespace {
@@ -9,6 +10,7 @@ namespace {
 // One thread of the team that works on something together.
 struct Team {
   int rank, size;
+  int64_t* taken = nullptr;  // where there are several: two counters that all share, 0 at first
 
   // Every thread's writes before it are seen by every thread after it.
   void barrier() const {
@@ -22,10 +24,11 @@ struct Team {
 template <class Work>
 inline void in_parallel(int threads, const Work& work) {
   if (threads == 1) return work(Team{0, 1});
+  int64_t taken[2] = {};
 #pragma omp parallel num_threads(threads)
   {
     if (omp_get_num_threads() == threads)
-      work(Team{omp_get_thread_num(), threads});
+      work(Team{omp_get_thread_num(), threads, taken});
     else if (omp_get_thread_num() == 0)
       work(Team{0, 1});
   }

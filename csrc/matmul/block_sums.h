@@ -8,8 +8,9 @@
 // Not found is what both readings share: an element of a or b that was wrong already in the cache, or one of out that
 // changes after it was read back from the first level or from the store buffer before it. `check` of bind.cpp reads all
 // of them from memory again.
-// Each member of a team sums what it packs and writes; the shares are added in the order of ranks. The last bits of
-// these sums of float64 thus depend on the team's size; the bounds of verify.h hold in any order.
+// Each member of a team sums what it packs of b; the shares are added in the order of ranks. Sums of a and out belong
+// to a row and a part of the columns, to which one member adds at a time. The last bits of these sums of float64 thus
+// depend on the team's size; the bounds of verify.h hold in any order.
 #pragma once
 #include "core/team.h"
 #include "core/workspace.h"
@@ -31,7 +32,8 @@ struct BlockSums {
   using Sum = typename OfInput::Sum;
 
   int64_t m, k;          // rows of the product, depth of a block of k; both in whole vectors
-  Sum* space = nullptr;  // for every member: two blocks' shares of b's sums, their totals, sums of a's rows, of out's
+  Sum* space = nullptr;  // for every member: two blocks' shares of b's sums, their totals; for every part of the
+                         // columns, of which there are no more: sums of a's rows, of out's
 
   BlockSums(int64_t m, int64_t k_block) : m(round_up(m, 64)), k(round_up(k_block, 64)) {}
 
@@ -58,14 +60,15 @@ struct BlockSums {
     }
 
     // Rows i and following of a, `count` of them, from the block's first element of k on.
-    void add_a(const Source<Input>& a, int64_t i, int64_t count, int64_t k) const {
+    void add_a(int part, const Source<Input>& a, int64_t i, int64_t count, int64_t k) const {
       const typename OfInput::Weights both = {weights(), weights() + all.k};
-      OfInput::add(a, {0, count}, k, both, OfInput::from_cache, rows() + i, rows() + all.m + i);
+      Sum* values = rows(part) + i;
+      OfInput::add(a, {0, count}, k, both, OfInput::from_cache, values, values + all.m);
     }
 
     // A tile of out, its first row row i of the product, that will not be written again.
-    void add_out(const Source<Output>& out, int64_t i, int64_t height, int64_t width) const {
-      Sum* values = rows() + 2 * all.m + i;
+    void add_out(int part, const Source<Output>& out, int64_t i, int64_t height, int64_t width) const {
+      Sum* values = rows(part) + 2 * all.m + i;
       OfOutput::add(out, {0, height}, width, {}, OfOutput::from_cache, values, values + all.m);
     }
 
@@ -73,7 +76,7 @@ struct BlockSums {
     Sum* own(int rank) const { return all.space + rank * all.member_words(); }
     Sum* share(int64_t step, int rank) const { return own(rank) + step % 2 * 2 * all.k; }
     Sum* weights() const { return own(team.rank) + 4 * all.k; }
-    Sum* rows() const { return own(team.rank) + 6 * all.k; }
+    Sum* rows(int part) const { return own(part) + 6 * all.k; }
   };
 
   // Memory for a team of so many; false where there is none.

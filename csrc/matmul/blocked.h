@@ -1,12 +1,13 @@
 // The five loops around the micro-kernel (Van Zee and van de Geijn, BLIS, ACM TOMS 41(3), 2015), written once:
 //   for columns of n in blocks: for k in blocks: pack b (one copy for the team)
-//     for my rows of m in blocks: pack a (my own copy)
-//       for my panels of b: for panels of a: tile
+//     for rows of m in blocks, of a team each to the member that is free: pack a (its own copy)
+//       for panels of b: for panels of a: tile
 // Block sizes follow from the cache sizes (Low et al., "Analytical modeling is enough for high-performance BLIS", ACM
 // TOMS 43(2), 2016): a panel of a stays in half of the first level, the block of a in half of the second, the block of
 // b in a share of the third; for few rows of a, b's block is smaller and stays in the second, and each thread of a team
-// packs and multiplies columns of its own. Else a team splits each block of columns as a grid, so an element of out has
-// one owner, and its sum has one order: k block after k block, each in ascending k, whatever the team.
+// packs and multiplies columns of its own. Else the threads of a team take pieces of the rows, smaller ones towards the
+// end, whoever is free: cores are rarely equally fast. An element's sum has one order whoever takes it: k block after k
+// block, each in ascending k.
 #pragma once
 #include <type_traits>
 
@@ -26,9 +27,10 @@ inline Range part(int64_t count, int64_t grain, int rank, int parts) {
   return {bound(rank), bound(rank + 1)};
 }
 
-// One thread's place in its team's grid over the tiles of out.
-struct Place {
-  int row, rows, column, columns;
+// Rows of out, and part `part` of `parts` of a block's columns: what one thread multiplies at a time.
+struct Piece {
+  Range rows;
+  int part, parts;
 };
 
 // One matrix product, typed. A source's lane is a row of a, a column of b.
@@ -111,13 +113,13 @@ struct Blocked {
       return run(product.columns({head, product.n}), team, a_space, b_space);
     }
     const int64_t steps = ceil_div(product.n, n_block) * ceil_div(product.k, k_block);
-    const Place place = place_in_grid(ceil_div(product.m, rows), ceil_div(n_block, columns), team);
     // A team packs the next block while slower members still read this one.
     const auto block = [&](int64_t step) { return b_space + (team.size > 1 ? step % 2 * b_words() : 0); };
+    if (team.taken && team.rank == 0) team.taken[0] = 0;
     pack_b(product, 0, team, block(0), sums);
     team.barrier();
     for (int64_t step = 0; step < steps; ++step) {
-      multiply_block(product, step, place, a_space, block(step), sums);
+      multiply_block(product, step, team, step, a_space, block(step), sums);
       // The other copy was last read before the last barrier: one barrier a step is enough.
       if (step + 1 < steps) pack_b(product, step + 1, team, block(step + 1), sums);
       team.barrier();
@@ -145,16 +147,25 @@ struct Blocked {
     return round_up(ceil_div(count, ceil_div(count, limit)), grain);
   }
 
-  // The grid whose largest share of tiles is smallest; the one with most threads along m among equals, since
-  // threads along n pack the same rows of a.
-  static Place place_in_grid(int64_t row_panels, int64_t column_panels, Team team) {
-    Place best = {};
-    int64_t least = INT64_MAX;
-    for (int along_m = team.size; along_m >= 1; --along_m) {
-      if (team.size % along_m) continue;
-      const int along_n = team.size / along_m;
-      const int64_t share = ceil_div(row_panels, along_m) * ceil_div(column_panels, along_n);
-      if (share < least) least = share, best = {team.rank / along_n, along_m, team.rank % along_n, along_n};
+  // Of the rows that are left to so many threads of a team, or to one alone, how many it takes next: fewer towards the
+  // end, so that all end together.
+  int64_t piece_size(int64_t left, int threads, bool alone) const {
+    const int64_t least = ceil_div(m_block, 8), share = alone ? left : ceil_div(left, 2 * threads);
+    return smaller(left, even_block(share > least ? share : least, m_block, rows));
+  }
+
+  // Into how many parts a team splits the n columns of a block: the largest share of tiles should be small, and pieces
+  // large either way, since each brings in a panel of b for its rows, and packs rows of a for its columns.
+  int column_parts(int64_t m, int64_t n, int threads) const {
+    int best = 1;
+    double least = 0;
+    for (int parts = 1; parts <= threads; ++parts) {
+      if (threads % parts) continue;
+      const auto share =
+          static_cast<double>(ceil_div(ceil_div(m, rows), threads / parts) * ceil_div(ceil_div(n, columns), parts));
+      const auto piece_rows = static_cast<double>(piece_size(m, threads / parts, threads == 1));
+      const double cost = share * (1 + rows / piece_rows + static_cast<double>(columns * parts) / n);
+      if (parts == 1 || cost < least) least = cost, best = parts;
     }
     return best;
   }
@@ -179,58 +190,76 @@ struct Blocked {
       }
   }
 
-  // Rows of a from k = p0 on. Whether they need care.
-  bool pack_a(const Product<Tile>& product, Range block, int64_t p0, int64_t k, Word* a_space,
+  // The piece's rows of a from k = p0 on. Whether they need care. Who has the last part of the columns sums them.
+  bool pack_a(const Product<Tile>& product, const Piece& piece, int64_t p0, int64_t k, Word* a_space,
               const Member* sums) const {
     constexpr int64_t turn = 16 * rows;  // whose lines are still in the cache after they were packed
+    const auto [begin, end] = piece.rows;
+    const bool summing = sums && piece.part == piece.parts - 1;
     bool needs_care = false;
-    for (int64_t i = block.begin; i < block.end; i += rows) {
-      needs_care |= Tile::pack_a(product.a.at(i, p0), smaller(rows, block.end - i), k,
-                                 a_space + (i - block.begin) * ceil_div(k, group));
-      const int64_t packed = smaller(i + rows, block.end) - block.begin, summed = (packed - 1) / turn * turn;
-      if (sums && (packed % turn == 0 || block.begin + packed == block.end))
-        sums->add_a(product.a.at(block.begin + summed, p0), block.begin + summed, packed - summed, k);
+    for (int64_t i = begin; i < end; i += rows) {
+      needs_care |=
+          Tile::pack_a(product.a.at(i, p0), smaller(rows, end - i), k, a_space + (i - begin) * ceil_div(k, group));
+      const int64_t packed = smaller(i + rows, end) - begin, summed = (packed - 1) / turn * turn;
+      if (summing && (packed % turn == 0 || begin + packed == end))
+        sums->add_a(piece.part, product.a.at(begin + summed, p0), begin + summed, packed - summed, k);
     }
     return needs_care;
   }
 
-  void multiply_block(const Product<Tile>& product, int64_t step, Place place, Word* a_space, const Word* b_block,
-                      const Member* sums = nullptr) const {
+  // Called by every member of a team, with a barrier between one turn and the next. Pieces are the same for a team of
+  // the same size; who multiplies which is not.
+  void multiply_block(const Product<Tile>& product, int64_t step, Team team, int64_t turn, Word* a_space,
+                      const Word* b_block, const Member* sums = nullptr) const {
+    const int64_t n = smaller(n_block, product.n - step / ceil_div(product.k, k_block) * n_block);
+    const int parts = column_parts(product.m, n, team.size);
+    if (sums) sums->add_shares(step);
+    int64_t own = 0, *next = &own;
+    if (team.taken) {
+      next = team.taken + turn % 2;
+      if (team.rank == 0) team.taken[(turn + 1) % 2] = 0;
+    }
+    int64_t rows_at = -1;  // the number of the rows below
+    for (Range rows_taken = {0, 0};;) {
+      const int64_t taken = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
+      for (; rows_at < taken / parts; ++rows_at) {
+        const int64_t begin = rows_taken.end, left = product.m - begin;
+        if (left == 0) return;
+        rows_taken = {begin, begin + piece_size(left, team.size / parts, team.size == 1)};
+      }
+      multiply_piece(product, step, {rows_taken, static_cast<int>(taken % parts), parts}, a_space, b_block, sums);
+    }
+  }
+
+  void multiply_piece(const Product<Tile>& product, int64_t step, Piece piece, Word* a_space, const Word* b_block,
+                      const Member* sums) const {
     const int64_t k_blocks = ceil_div(product.k, k_block);
     const int64_t j0 = step / k_blocks * n_block, p0 = step % k_blocks * k_block;
     const int64_t k = smaller(k_block, product.k - p0), units = ceil_div(k, group);
     const Store store = !sums && streamed(product)     ? Store::stream
                         : product.accumulate || p0 > 0 ? Store::add
                                                        : Store::replace;
-    const Range my_rows = part(product.m, rows, place.row, place.rows);
-    const Range my_columns = part(smaller(n_block, product.n - j0), columns, place.column, place.columns);
-    // Without columns a member may still have rows of a to sum.
-    if (my_rows.begin == my_rows.end || (my_columns.begin == my_columns.end && !sums)) return;
-    const int64_t my_block = even_block(my_rows.end - my_rows.begin, m_block, rows);
-    const bool sums_out = sums && p0 + k == product.k;
+    const auto [i0, i_end] = piece.rows;
+    const Range mine = part(smaller(n_block, product.n - j0), columns, piece.part, piece.parts);
     const Source<typename Tile::Sum> out = {product.out, product.out_row, product.out_column};
-    if (sums) sums->add_shares(step);
-    int64_t turn = step;  // members in one row of the grid pack the same rows, and sum them in turns
-    for (int64_t i0 = my_rows.begin; i0 < my_rows.end; i0 += my_block) {
-      const int64_t i_end = smaller(i0 + my_block, my_rows.end);
-      const bool sums_a = sums && turn++ % place.columns == place.column;
-      const bool needs_care = pack_a(product, {i0, i_end}, p0, k, a_space, sums_a ? sums : nullptr);
-      for (int64_t j = my_columns.begin; j < my_columns.end; j += columns) {
-        const Word* panel = b_block + j / columns * panel_words();
-        // The next panel is brought in by the tiles of this one, each an even share of it.
-        const bool last = j + columns >= my_columns.end;
-        const auto* ahead = reinterpret_cast<const char*>(last ? panel : panel + panel_words());
-        const int64_t tiles = ceil_div(i_end - i0, rows), share = ceil_div(panel_words() * sizeof(Word), tiles);
-        const int64_t ahead_step = last ? 0 : ceil_div(share, ceil_div(units, Tile::Kernel::depth));
-        for (int64_t i = i0; i < i_end; i += rows) {
-          Panels<Word> panels = {units, a_space + (i - i0) * units, panel, ahead, ahead_step};
-          panels.a_needs_care = needs_care;
-          const int64_t height = smaller(rows, i_end - i), width = smaller(columns, my_columns.end - j);
-          Tile::run(height, width, panels, product.out + i * product.out_row + (j0 + j) * product.out_column,
-                    product.out_row, product.out_column, store);
-          if (!last) ahead += share;
-          if (sums_out) sums->add_out(out.at(i, j0 + j), i, height, width);
-        }
+    const bool sums_out = sums && p0 + k == product.k;
+    const bool needs_care = pack_a(product, piece, p0, k, a_space, sums);
+    const int64_t tiles = ceil_div(i_end - i0, rows);
+    for (int64_t j = mine.begin; j < mine.end; j += columns) {
+      const Word* panel = b_block + j / columns * panel_words();
+      // The next panel is brought in by the tiles of this one, each an even share of it.
+      const bool last = j + columns >= mine.end;
+      const auto* ahead = reinterpret_cast<const char*>(last ? panel : panel + panel_words());
+      const int64_t share = ceil_div(panel_words() * sizeof(Word), tiles);
+      const int64_t ahead_step = last ? 0 : ceil_div(share, ceil_div(units, Tile::Kernel::depth));
+      for (int64_t i = i0; i < i_end; i += rows) {
+        Panels<Word> panels = {units, a_space + (i - i0) * units, panel, ahead, ahead_step};
+        panels.a_needs_care = needs_care;
+        const int64_t height = smaller(rows, i_end - i), width = smaller(columns, mine.end - j);
+        Tile::run(height, width, panels, product.out + i * product.out_row + (j0 + j) * product.out_column,
+                  product.out_row, product.out_column, store);
+        if (!last) ahead += share;
+        if (sums_out) sums->add_out(piece.part, out.at(i, j0 + j), i, height, width);
       }
     }
   }

@@ -22,12 +22,13 @@ struct PackedB {
       blocks.pack_b(product, step, team, packed + step * blocks.b_words());
   }
 
-  // An element of out has one owner in all blocks of k, so nobody waits for anybody.
-  void run(const Product<Tile>& product, Team team, Word* a_space, const Word* packed) const {
-    const auto place = Blocked<Tile>::place_in_grid(ceil_div(product.m, Tile::max_rows),
-                                                    ceil_div(blocks.n_block, Tile::columns), team);
-    for (int64_t step = 0; step < steps(product.n, product.k); ++step)
-      blocks.multiply_block(product, step, place, a_space, packed + step * blocks.b_words());
+  // Product number `item` of those that a team computes one after the other. Called by every member.
+  void run(const Product<Tile>& product, int64_t item, Team team, Word* a_space, const Word* packed) const {
+    const int64_t all = steps(product.n, product.k);
+    for (int64_t step = 0; step < all; ++step) {
+      blocks.multiply_block(product, step, team, item * all + step, a_space, packed + step * blocks.b_words());
+      team.barrier();
+    }
   }
 };
 
@@ -58,7 +59,8 @@ struct PackedRunner {
     if (!space) return false;
     in_parallel(useful, [&](Team team) {
       for (int64_t item = 0; item < items; ++item)
-        b.run(ThisRunner::as_given(problem, item), team, space + team.rank * a_words, static_cast<const Word*>(packed));
+        b.run(ThisRunner::as_given(problem, item), item, team, space + team.rank * a_words,
+              static_cast<const Word*>(packed));
     });
     return true;
   }

@@ -64,7 +64,9 @@ struct Micro {
     const Word *a = panels.a, *b = panels.b;
     const char* ahead = panels.ahead;
     Sums sums[rows][width];
-    if (store != Store::stream)
+    constexpr int lines = rows * width;
+    const int64_t late = store == Store::stream ? 0 : depth * (lines + 8);
+    if (panels.units < late)
       each<rows, width>([&](int i, int j) { __builtin_prefetch(c + i * row_step + j * lanes, 1); });
     each<rows, width>(
         [&](int i, int j) { sums[i][j] = Arithmetic::header == Header::sums ? load<Sums>(b + j * lanes) : Sums{}; });
@@ -72,6 +74,9 @@ struct Micro {
     int64_t u = panels.units;
     for (; u >= depth; u -= depth, a += depth * a_unit, b += depth * b_unit, ahead += panels.ahead_step) {
       if (!in_place) __builtin_prefetch(ahead, 0, 2);
+      const int64_t line = (late - u) / depth;
+      if (static_cast<uint64_t>(line) < lines)
+        __builtin_prefetch(c + line / width * row_step + line % width * lanes, 1);
 #pragma GCC unroll 4
       for (int d = 0; d < depth; ++d) add_unit<rows, width>(sums, a + d * a_unit, a_row, b + d * b_unit);
     }

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pyhpc import matmul, pack
 from pyhpc.errors import InvalidArgument, Unsupported
 from pyhpc.kernels import matmul_problem
-from pyhpc.kernels.data import DTYPES
+from pyhpc.kernels.data import DTYPES, operand
 from pyhpc.kernels.matmul_problem import RESULT_DTYPE, MatmulProblem
 
 
@@ -228,6 +228,17 @@ def test_the_environment_chooses_the_variant(monkeypatch):
     with pytest.raises(InvalidArgument, match="there is no variant 'no-such'"):
         matmul(a, a)
     np.testing.assert_array_equal(matmul(a, a, variant="generic"), a @ a)
+
+
+@pytest.mark.parametrize("dtype", list(RESULT_DTYPE))
+@pytest.mark.parametrize(("m", "n", "k"), [(397, 203, 700), (1003, 65, 500), (103, 1501, 900)])
+def test_the_bits_do_not_depend_on_the_team_that_shares_out_the_rows(dtype, m, n, k):
+    a, b = operand((m, k), dtype, "normal", 1, "a"), operand((k, n), dtype, "normal", 1, "b")
+    alone = matmul(a, b, threads=1)
+    for threads in (2, 3, 4, 7, 16):
+        out = np.full_like(alone, np.nan if alone.dtype.kind == "f" else 77)
+        np.testing.assert_array_equal(matmul(a, b, out=out, threads=threads), alone)
+        np.testing.assert_array_equal(matmul(a, b, threads=threads, check=True), alone)
 
 
 @pytest.mark.parametrize("dtype", list(RESULT_DTYPE))
