@@ -76,8 +76,9 @@ struct Blocked {
     constexpr int64_t word = sizeof(Word);
     streamed_bytes = l3 / 2;
     // With half of the second level for m_block x k_block words of a, a multiply-add moves 1 / m_block words of b and
-    // 2 / k_block of out from beyond: least at k_block^2 = 2 (l2 / 2 / word).
-    const auto least_traffic = static_cast<int64_t>(__builtin_sqrt(static_cast<double>(l2 / word)));
+    // 2 / k_block of out from beyond, out from further away, so that it counts twice: least at
+    // k_block^2 = 4 (l2 / 2 / word).
+    const auto least_traffic = static_cast<int64_t>(__builtin_sqrt(static_cast<double>(2 * l2 / word)));
     const int64_t deepest = l1 / 2 / (rows * word);
     int64_t units = even_block(ceil_div(k, group), smaller(least_traffic, deepest), 4);
     // An out beyond the caches is better written once. (Not of floating point, where packed operands, whose blocks
@@ -147,10 +148,9 @@ struct Blocked {
     return round_up(ceil_div(count, ceil_div(count, limit)), grain);
   }
 
-  // Of the rows that are left to so many threads of a team, or to one alone, how many it takes next: fewer towards the
-  // end, so that all end together.
-  int64_t piece_size(int64_t left, int threads, bool alone) const {
-    const int64_t least = ceil_div(m_block, 8), share = alone ? left : ceil_div(left, 2 * threads);
+  // Of the rows that are left to so many threads, how many one takes: fewer towards the end, so that all end together.
+  int64_t piece_size(int64_t left, int threads) const {
+    const int64_t least = ceil_div(m_block, 8), share = threads == 1 ? left : ceil_div(left, 2 * threads);
     return smaller(left, even_block(share > least ? share : least, m_block, rows));
   }
 
@@ -163,7 +163,7 @@ struct Blocked {
       if (threads % parts) continue;
       const auto share =
           static_cast<double>(ceil_div(ceil_div(m, rows), threads / parts) * ceil_div(ceil_div(n, columns), parts));
-      const auto piece_rows = static_cast<double>(piece_size(m, threads / parts, threads == 1));
+      const auto piece_rows = static_cast<double>(piece_size(m, threads / parts));
       const double cost = share * (1 + rows / piece_rows + static_cast<double>(columns * parts) / n);
       if (parts == 1 || cost < least) least = cost, best = parts;
     }
@@ -207,6 +207,15 @@ struct Blocked {
     return needs_care;
   }
 
+  // The part of a block's columns that is one thread's own.
+  void multiply_columns(const Product<Tile>& product, int64_t step, int part, int parts, Word* a_space,
+                        const Word* b_block) const {
+    for (int64_t i = 0, end; i < product.m; i = end) {
+      end = i + piece_size(product.m - i, 1);
+      multiply_piece(product, step, {{i, end}, part, parts}, a_space, b_block, nullptr);
+    }
+  }
+
   // Called by every member of a team, with a barrier between one turn and the next. Pieces are the same for a team of
   // the same size; who multiplies which is not.
   void multiply_block(const Product<Tile>& product, int64_t step, Team team, int64_t turn, Word* a_space,
@@ -225,7 +234,7 @@ struct Blocked {
       for (; rows_at < taken / parts; ++rows_at) {
         const int64_t begin = rows_taken.end, left = product.m - begin;
         if (left == 0) return;
-        rows_taken = {begin, begin + piece_size(left, team.size / parts, team.size == 1)};
+        rows_taken = {begin, begin + piece_size(left, team.size / parts)};
       }
       multiply_piece(product, step, {rows_taken, static_cast<int>(taken % parts), parts}, a_space, b_block, sums);
     }

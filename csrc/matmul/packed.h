@@ -25,9 +25,15 @@ struct PackedB {
   // Product number `item` of those that a team computes one after the other. Called by every member.
   void run(const Product<Tile>& product, int64_t item, Team team, Word* a_space, const Word* packed) const {
     const int64_t all = steps(product.n, product.k);
+    const bool own_columns = blocks.column_parts(product.m, blocks.n_block, team.size) == team.size;
     for (int64_t step = 0; step < all; ++step) {
-      blocks.multiply_block(product, step, team, item * all + step, a_space, packed + step * blocks.b_words());
-      team.barrier();
+      const Word* b_block = packed + step * blocks.b_words();
+      if (own_columns) {  // nobody waits for anybody
+        blocks.multiply_columns(product, step, team.rank, team.size, a_space, b_block);
+      } else {
+        blocks.multiply_block(product, step, team, item * all + step, a_space, b_block);
+        team.barrier();
+      }
     }
   }
 };
