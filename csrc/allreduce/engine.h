@@ -172,10 +172,11 @@ class Engine {
       if (other != rank && !links[other]) network.warn(other, *failure_);
   }
 
-  // Whom to blame for a wait for rank `first`. A chain is followed within the node.
+  // Whom to blame for a wait for rank `first`. A chain is followed within the node, to a rank that has ended at most:
+  // what that one said it waited for no longer counts.
   Culprit culprit(int first) {
     std::vector<int> chain = {first};
-    while (links[chain.back()]) {
+    while (links[chain.back()] && !ended(*links[chain.back()])) {
       const RankRecord& next = segment->record(links[chain.back()]->member);
       const int other = next.waits_for.load(std::memory_order_relaxed) - 1;
       if (next.call.load(std::memory_order_relaxed) != calls || other < 0) break;
@@ -217,12 +218,13 @@ class Engine {
     if (segment) segment->record(member).waits_for.store(other + 1, std::memory_order_relaxed);
   }
 
+  static bool ended(const Link& link) { return link.process && !alive(link.process); }
   Culprit state_of(int other) {
     if (other == rank) return {rank, 0, false, "waits itself: a circle", ""};
     const Link* link = links[other].get();
     if (!link) return {other, 0, false, "is on another node, whose waits are not seen from here", ""};
     const RankRecord& record = segment->record(link->member);
-    if (link->process && !alive(link->process)) return {other, link->process, true, "has ended", ""};
+    if (ended(*link)) return {other, link->process, true, "has ended", ""};
     const uint64_t call = record.call.load(std::memory_order_relaxed);
     const char* state = record.waits_for.load(std::memory_order_relaxed)
                             ? "waits itself: a circle"

@@ -330,8 +330,10 @@ inline void Play::accept_piece(Move& move) {
   if (window)
     memcpy(to, window, descriptor.bytes);
   else if (!pull(link.process, descriptor.where, to, descriptor.bytes))
-    throw Error(ErrorKind::communication, "all-reduce: the memory of rank " + std::to_string(link.rank) + " (process " +
-                                              std::to_string(link.process) + ") cannot be read: " + strerror(errno));
+    throw Error(ErrorKind::communication,
+                "all-reduce: rank " + std::to_string(link.rank) + " (process " + std::to_string(link.process) + ") " +
+                    (errno == ESRCH ? "has ended" : std::string("cannot be read: ") + strerror(errno)) + "; rank " +
+                    std::to_string(engine.rank) + " reads its memory");
   link.in.consume(1), link.in.publish();
   if (direct)
     write(move, to, high);
